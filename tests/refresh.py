@@ -1,0 +1,225 @@
+"""The only writer of stored outputs: run the chapters, normalise them, write them whole or not at all.
+
+    python tests/refresh.py                  every chapter
+    python tests/refresh.py inner-loop ...   these chapters
+    python tests/refresh.py --check          run nothing; fail where a file is not in normal form
+    python tests/refresh.py --format         run nothing; write the normal form
+
+A chapter is written only when every cell ran, nothing went to stderr and the file did not change meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from jupyter_client import AsyncKernelManager
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+from nbformat import NotebookNode
+from nbval.kernel import CURRENT_ENV_KERNEL_NAME, NbvalKernelspecManager
+
+ROOT = Path(__file__).resolve().parent.parent
+BOOK = ROOT / "book"
+SECONDS_PER_CELL = 600
+
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+CELL_METADATA = ("mystnb", "slideshow", "tags")
+# A live view's name is random and needs a kernel; the interactive figures store HTML beside it.
+LIVE_ONLY = ("application/vnd.jupyter.widget-view+json",)
+
+
+class RefreshError(Exception):
+    """Why a notebook was not written."""
+
+
+def chapters() -> list[Path]:
+    """Every notebook of the book, sorted."""
+    return sorted(BOOK.glob("*.ipynb"))
+
+
+def normalised(notebook: NotebookNode) -> NotebookNode:
+    """The notebook in its normal form: what differs from run to run or editor to editor is gone."""
+    cells, count = [], 0
+    for position, cell in enumerate(notebook.cells):
+        metadata = {key: cell.metadata[key] for key in CELL_METADATA if cell.metadata.get(key)}
+        fresh = {"cell_type": cell.cell_type, "id": f"cell-{position:02d}", "metadata": metadata}
+        fresh["source"] = cell.source.rstrip("\n")
+        if cell.cell_type == "code":
+            if cell.execution_count is not None:
+                count += 1
+            fresh["execution_count"] = None if cell.execution_count is None else count
+            fresh["outputs"] = _outputs(cell.outputs, fresh["execution_count"])
+        cells.append(fresh)
+    return nbformat.from_dict({"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5})
+
+
+def _outputs(outputs: list[NotebookNode], count: int | None) -> list[dict]:
+    fresh: list[dict] = []
+    for output in outputs:
+        kind = output.output_type
+        if kind == "stream":
+            if fresh and fresh[-1].get("name") == output.name:
+                fresh[-1]["text"] += output.text
+            else:
+                fresh.append({"output_type": kind, "name": output.name, "text": output.text})
+        elif kind == "error":
+            # The traceback holds paths and colours; the page needs the error.
+            line = f"{output.ename}: {output.evalue}"
+            fresh.append(
+                {"output_type": kind, "ename": output.ename, "evalue": output.evalue, "traceback": [line]}
+            )
+        else:
+            data = {mime: value for mime, value in output.data.items() if mime not in LIVE_ONLY}
+            data = {
+                mime: value.strip() if mime.startswith("image/") and isinstance(value, str) else value
+                for mime, value in data.items()
+            }
+            glued = {key: value for key, value in output.metadata.items() if key == "scrapbook"}
+            fresh.append({"output_type": kind, "data": data, "metadata": glued})
+            if kind == "execute_result":
+                fresh[-1]["execution_count"] = count
+    return fresh
+
+
+def text(notebook: NotebookNode) -> str:
+    """The file's text for a notebook in its normal form."""
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook).rstrip("\n") + "\n"
+
+
+def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """A copy with fresh outputs, run from top to bottom in `folder` by this very Python.
+
+    Raises:
+        RefreshError: a cell failed, took too long or wrote to stderr, or an error that was announced did
+            not come.
+    """
+    fresh = nbformat.from_dict(notebook)
+    for cell in fresh.cells:
+        if cell.cell_type == "code":
+            cell.outputs, cell.execution_count = [], None
+    manager = AsyncKernelManager(
+        kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager()
+    )
+    client = NotebookClient(
+        fresh,
+        km=manager,
+        timeout=SECONDS_PER_CELL,
+        record_timing=False,
+        resources={"metadata": {"path": str(folder)}},
+    )
+    try:
+        client.execute(env=kernel_environment())
+    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        raise RefreshError(str(error).strip()) from error
+    for position, cell in enumerate(fresh.cells):
+        if cell.cell_type != "code":
+            continue
+        noise = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stderr")
+        if noise:
+            raise RefreshError(f"cell {position} wrote to stderr:\n{noise.strip()}")
+        announced = "raises-exception" in cell.metadata.get("tags", [])
+        if announced and not any(o.output_type == "error" for o in cell.outputs):
+            raise RefreshError(f"cell {position} is tagged raises-exception and raised nothing")
+    return fresh
+
+
+def kernel_environment() -> dict[str, str]:
+    """The environment of a kernel whose outputs are stored or compared: no progress bars, no colours."""
+    return {**os.environ, "TQDM_DISABLE": "1", "NO_COLOR": "1", "PYTHONHASHSEED": "0"}
+
+
+def refresh(path: Path) -> str:
+    """Run and write one chapter; a line on what was done.
+
+    Raises:
+        RefreshError: nothing was written, and why.
+    """
+    before = path.read_bytes()
+    notebook = nbformat.reads(before.decode(), as_version=4)
+    start = time.perf_counter()
+    fresh = execute(notebook, path.parent)
+    seconds = time.perf_counter() - start
+    if path.read_bytes() != before:
+        raise RefreshError("the file changed while it ran; save it and refresh again")
+    size = _write(path, text(normalised(fresh)))
+    n_code = sum(cell.cell_type == "code" for cell in fresh.cells)
+    return f"{n_code} code cells in {seconds:.0f} s, {size / 1000:.0f} kB{_card(notebook, seconds)}"
+
+
+def _card(notebook: NotebookNode, seconds: float) -> str:
+    """A remark where the card promises another time than was measured."""
+    card = re.search(r"\*\*Running\*\*\D*(\d+)\s*(s|min)\b", "\n".join(c.source for c in notebook.cells[:3]))
+    if card is None:
+        return ""
+    promised = int(card[1]) * (60 if card[2] == "min" else 1)
+    off = abs(promised - seconds) > max(5, 0.5 * promised)
+    return f" (its card says {card[1]} {card[2]}: mend one)" if off else ""
+
+
+def _write(path: Path, content: str) -> int:
+    partial = path.with_suffix(".ipynb.partial")
+    partial.write_text(content, encoding="utf-8")
+    os.replace(partial, path)
+    return len(content.encode())
+
+
+def is_normal(path: Path) -> bool:
+    """Whether the file holds exactly its normal form."""
+    content = path.read_text(encoding="utf-8")
+    return content == text(normalised(nbformat.reads(content, as_version=4)))
+
+
+def _find(name: str) -> Path:
+    for path in (Path(name), BOOK / name, BOOK / f"{name}.ipynb"):
+        if path.suffix == ".ipynb" and path.is_file():
+            return path.resolve()
+    names = ", ".join(path.stem for path in chapters()) or "none"
+    raise SystemExit(f"no chapter is called {name!r}; there are: {names}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", help="chapters, by name or path (default: all)")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="the same, one at a time")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--check", action="store_true", help="write nothing, fail where a file is not normal")
+    mode.add_argument("--format", action="store_true", help="run nothing, write the normal form")
+    options = parser.parse_args(arguments)
+    paths = [_find(name) for name in options.names + options.only] or chapters()
+    failed = 0
+    for path in paths:
+        try:
+            if options.check:
+                if not is_normal(path):
+                    raise RefreshError(f"not in its normal form; run `make refresh ONLY={path.stem}`")
+                done = "normal"
+            elif options.format:
+                content = path.read_text(encoding="utf-8")
+                done = (
+                    f"{_write(path, text(normalised(nbformat.reads(content, as_version=4)))) / 1000:.0f} kB"
+                )
+            else:
+                print(f"{path.stem}: running", flush=True)
+                done = refresh(path)
+            print(f"{path.stem}: {done}", flush=True)
+        except RefreshError as error:
+            failed += 1
+            print(f"{path.stem}: NOT WRITTEN. {error}", file=sys.stderr, flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
