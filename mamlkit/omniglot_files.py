@@ -1,0 +1,192 @@
+"""Omniglot's drawings, read from the authors' archives or from one packed file, equal from either.
+
+Brenden M. Lake, Ruslan Salakhutdinov & Joshua B. Tenenbaum, "Human-level concept learning through
+probabilistic program induction", Science 350, 2015: 1,623 characters of 50 alphabets, 20 drawings of each,
+105 × 105 pixels. MIT licence, © 2015 Brenden Lake, https://github.com/brendenlake/omniglot.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import zipfile
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pooch
+from numpy.typing import NDArray
+from PIL import Image
+
+URL = "https://github.com/brendenlake/omniglot/raw/master/python/"
+# The authors publish no SHA-256; these MD5 sums are the ones that torchvision checks too.
+ARCHIVES = {
+    "images_background.zip": "md5:68d2efa1b9178cc56df9314c21c6e718",
+    "images_evaluation.zip": "md5:6b91aef0f799c5bb55b94e3f2daec811",
+}
+PACKED = "omniglot_105.npz"
+SIDE = 105
+DRAWERS = 20
+MEMBER = re.compile(r"images_[^/]+/(?P<alphabet>[^/]+)/character(?P<character>\d+)/\d+_(?P<drawer>\d+)\.png")
+
+# What the readers of zip, PNG and NumPy files raise when the file is damaged.
+BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    NotImplementedError,
+    LookupError,
+    ValueError,
+    SyntaxError,
+    OSError,
+)
+
+
+class Drawings(NamedTuple):
+    """Drawings ordered by alphabet, character and drawer: classes share their 20 rows."""
+
+    images: NDArray[np.bool_]  # (classes, 20, 105, 105), True = ink
+    alphabets: tuple[str, ...]  # the alphabet of each class
+    characters: tuple[int, ...]  # 1.. within its alphabet
+    background: NDArray[np.bool_]  # (classes,), True in the authors' background set
+
+
+def read_archive(path: str | os.PathLike[str], *, background: bool) -> Drawings:
+    """The drawings of one of the authors' zip files, all marked as `background` or not.
+
+    Raises:
+        ValueError: the file is damaged or empty, or a character has not 20 drawings of 105 × 105 pixels.
+    """
+    found: dict[tuple[str, int], dict[int, NDArray[np.bool_]]] = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for name in archive.namelist():
+                if match := MEMBER.fullmatch(name):
+                    with Image.open(io.BytesIO(archive.read(name))) as picture:
+                        ink = np.asarray(picture.convert("L")) == 0  # the authors draw black on white
+                    if ink.shape != (SIDE, SIDE):
+                        raise ValueError(f"{name} has {ink.shape} pixels, expected (105, 105)")
+                    key = match["alphabet"], int(match["character"])
+                    found.setdefault(key, {})[int(match["drawer"])] = ink
+        for (alphabet, character), drawings in found.items():
+            if sorted(drawings) != list(range(1, DRAWERS + 1)):
+                raise ValueError(
+                    f"{alphabet} character {character} has {len(drawings)} drawings, expected 20"
+                )
+        if not found:
+            raise ValueError("no drawings in it")
+    except BROKEN as error:
+        raise ValueError(
+            f"{path} is not a whole Omniglot archive ({error}); delete it and get it again"
+        ) from error
+    keys = sorted(found)
+    return Drawings(
+        np.stack([np.stack([found[key][drawer] for drawer in range(1, DRAWERS + 1)]) for key in keys]),
+        tuple(alphabet for alphabet, _ in keys),
+        tuple(character for _, character in keys),
+        np.full(len(keys), background),
+    )
+
+
+def read_packed(path: str | os.PathLike[str]) -> Drawings:
+    """The drawings of the packed file: a bit per pixel, and each row's alphabet, character and drawer.
+
+    Raises:
+        ValueError: the file is damaged, or its rows are not 20 drawings of each character.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as packed:
+            bits, alphabet, character, drawer, names, split = (
+                packed[key]
+                for key in ("images", "alphabet", "character", "drawer", "alphabet_names", "split")
+            )
+        images = np.unpackbits(bits, axis=1, count=SIDE * SIDE).reshape(-1, DRAWERS, SIDE, SIDE).astype(bool)
+        rows = np.stack([np.asarray(column).reshape(-1, DRAWERS) for column in (alphabet, character, split)])
+        if (rows != rows[:, :, :1]).any() or (drawer.reshape(-1, DRAWERS) != np.arange(1, DRAWERS + 1)).any():
+            raise ValueError("a character has not drawers 1 to 20 in a row")
+        alphabet, character, split = rows[:, :, 0]
+    except BROKEN as error:
+        raise ValueError(
+            f"{path} is not a whole packed Omniglot ({error}); delete it and get it again"
+        ) from error
+    labels = [(str(names[a]), int(c)) for a, c in zip(alphabet, character, strict=True)]
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    return Drawings(
+        images[order],
+        tuple(labels[i][0] for i in order),
+        tuple(labels[i][1] for i in order),
+        split[order] == 0,
+    )
+
+
+def read(folder: str | os.PathLike[str]) -> Drawings:
+    """All 1,623 characters from a folder that holds the packed file or the two archives.
+
+    Raises:
+        FileNotFoundError: neither is there.
+        ValueError: a file is damaged or incomplete.
+    """
+    place = Path(folder)
+    if (place / PACKED).is_file():
+        drawings = read_packed(place / PACKED)
+        source = str(place / PACKED)
+    elif all((place / name).is_file() for name in ARCHIVES):
+        parts = [read_archive(place / name, background="background" in name) for name in ARCHIVES]
+        drawings = merge(*parts)
+        source = f"the archives in {place}"
+    else:
+        raise FileNotFoundError(
+            f"{place} holds neither {PACKED} nor both of {', '.join(ARCHIVES)}; put one or the other there"
+        )
+    counts = int(drawings.background.sum()), int((~drawings.background).sum())
+    if counts != (964, 659):
+        raise ValueError(
+            f"{source} give {counts} background and evaluation characters, expected (964, 659); get them again"
+        )
+    return drawings
+
+
+def merge(first: Drawings, second: Drawings) -> Drawings:
+    """Two sets of drawings as one, in the order of alphabets and characters."""
+    labels = [*zip(first.alphabets, first.characters), *zip(second.alphabets, second.characters)]
+    order = sorted(range(len(labels)), key=labels.__getitem__)
+    return Drawings(
+        np.concatenate([first.images, second.images])[order],
+        tuple(labels[i][0] for i in order),
+        tuple(labels[i][1] for i in order),
+        np.concatenate([first.background, second.background])[order],
+    )
+
+
+def fetch(folder: str | os.PathLike[str]) -> None:
+    """Download the two archives into a folder, with progress bars; what is there and whole stays.
+
+    Raises:
+        ConnectionError: no network, or the files are not the authors'; says the three ways to get the data.
+    """
+    try:
+        for name, known_hash in ARCHIVES.items():
+            pooch.retrieve(URL + name, known_hash, fname=name, path=folder, progressbar=True)
+    except (OSError, ValueError) as error:
+        raise ConnectionError(
+            f"Omniglot could not be downloaded ({error}). Three ways to get it: (1) run this again with a "
+            f"network, which fetches {' and '.join(ARCHIVES)} from {URL}; (2) set MAMLKIT_DATA to a "
+            f"folder with these two archives; (3) set MAMLKIT_DATA to a folder with the packed file {PACKED}"
+        ) from error
+
+
+def shrink(ink: NDArray[np.bool_], size: int) -> NDArray[np.uint8]:
+    """Images (n, size, size), 255 = ink, from shapes (n, 105, 105): each pixel is the ink share of its area.
+
+    The 105 pixels are cut into `size` equal spans; overlaps are counted in units of 1/size pixel, as whole
+    numbers, so the result is exact before it is rounded to 8 bits.
+    """
+    edges = SIDE * np.arange(size + 1)[:, None]
+    pixels = size * np.arange(SIDE + 1)[None]
+    overlap = np.minimum(edges[1:], pixels[:, 1:]) - np.maximum(edges[:-1], pixels[:, :-1])
+    weights = np.maximum(overlap, 0).astype(np.float32)  # (size, 105); rows sum to 105
+    area = weights @ ink.astype(np.float32) @ weights.T  # whole numbers up to 105² = 11025
+    images: NDArray[np.uint8] = np.rint(area * np.float32(255) / np.float32(SIDE * SIDE)).astype(np.uint8)
+    return images

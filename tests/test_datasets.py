@@ -1,0 +1,381 @@
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mamlkit import datasets, letters, omniglot_files
+from mamlkit.datasets import glyphs, omniglot, rotations
+
+DATA = Path(os.environ.get("MAMLKIT_DATA") or Path(__file__).parents[2] / "shared" / "data")
+SPLITS = ("meta-train", "meta-validation", "meta-test")
+
+
+def needs(*names):
+    missing = [name for name in names if not (DATA / name).is_file()]
+    return pytest.mark.skipif(bool(missing), reason=f"no {', '.join(missing)} here; set MAMLKIT_DATA")
+
+
+needs_packed = needs("omniglot_105.npz")
+needs_archives = needs("images_background_small1.zip", "images_background_small2.zip", "omniglot_105.npz")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    folder = tmp_path / "cache"
+    monkeypatch.setenv("MAMLKIT_CACHE", str(folder))
+    monkeypatch.delenv("MAMLKIT_DATA", raising=False)
+    return folder
+
+
+@pytest.fixture
+def few_letters(monkeypatch):
+    chosen = {split: alphabet[::40] for split, alphabet in letters.alphabets().items()}
+    monkeypatch.setattr(letters, "alphabets", lambda: chosen)
+    return chosen
+
+
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("omniglot")
+
+
+def test_no_two_splits_of_glyphs_share_a_script_or_a_character():
+    alphabets = letters.alphabets()
+
+    scripts = [{letter.script for letter in alphabets[split]} for split in SPLITS]
+    characters = [letter.character for split in SPLITS for letter in alphabets[split]]
+    assert sum(map(len, scripts)) == len(set.union(*scripts)) == 12
+    assert len(characters) == len(set(characters))
+
+
+def test_glyphs_have_enough_classes_for_training_and_testing():
+    counts = {split: len(alphabet) for split, alphabet in letters.alphabets().items()}
+
+    assert counts == {"meta-train": 1200, "meta-validation": 109, "meta-test": 371}
+
+
+def test_no_letter_of_one_split_looks_like_a_letter_of_another_even_turned():
+    ink = {s: np.stack([letters.prototype(x.character) for x in letters.alphabets()[s]]) for s in SPLITS}
+
+    for first, second in [(0, 1), (0, 2), (1, 2)]:
+        for quarter in range(4):
+            turned = np.rot90(ink[SPLITS[second]], quarter, axes=(1, 2))
+            nearest = letters.unmatched(ink[SPLITS[first]], turned, letters.REACH_ACROSS).min()
+            assert nearest > letters.TOLERANCE, (SPLITS[first], SPLITS[second], 90 * quarter)
+
+
+def test_no_two_letters_of_a_split_look_alike():
+    for split in SPLITS:
+        ink = np.stack([letters.prototype(letter.character) for letter in letters.alphabets()[split]])
+
+        distance = letters.unmatched(ink, ink, letters.REACH_WITHIN)
+        assert distance[~np.eye(len(ink), dtype=bool)].min() > letters.TOLERANCE, split
+
+
+def test_look_alikes_of_latin_greek_cyrillic_and_both_cases_are_one_class():
+    characters = {letter.character for alphabet in letters.alphabets().values() for letter in alphabet}
+
+    for alike in ("AΑАᗅ", "OoΟοОоՕօ", "TΤТᐪ", "HΗН", "Ccсϲᑕ", "SsЅѕ", "XxХх"):
+        assert len(characters & set(alike)) == 1, alike
+
+
+def test_every_style_of_every_letter_is_in_its_font():
+    for alphabet in letters.alphabets().values():
+        for letter in alphabet[::20]:
+            assert len(letter.styles) >= letters.MIN_STYLES
+            assert all(len(letters.outline(letter.character, style).points) > 0 for style in letter.styles)
+
+
+def test_a_square_covers_the_pixels_it_should():
+    square = np.array([[[-0.25, -0.25], [0.25, -0.25], [0.25, 0.25], [-0.25, 0.25]]])
+
+    image = letters.rasterise(square, np.array([1, 2, 3, 0]), 8)[0]
+    expected = np.zeros((8, 8), dtype=np.uint8)
+    expected[2:6, 2:6] = 255
+    assert (image == expected).all()
+    shifted = letters.rasterise(square + np.array([1 / 16, 1 / 32]), np.array([1, 2, 3, 0]), 8)[0]
+    assert abs(int(shifted.astype(int).sum()) - 16 * 255) <= 16, "moving ink does not change its area"
+    assert shifted[3, 2] == 128, "half a pixel of ink is half grey"
+
+
+def test_pixels_with_ink_are_one_and_paper_is_zero(few_letters):
+    images = glyphs("meta-test").images
+
+    assert images.dtype == torch.float32
+    assert images.shape[1:] == (20, 1, 28, 28)
+    assert torch.isfinite(images).all()
+    assert images.min() == 0
+    assert images.max() == 1
+    assert images.mean() < 0.35, "there is more paper than ink"
+    assert (images.amax(dim=(2, 3, 4)) > 0.5).all(), "every drawing has ink"
+
+
+def test_drawings_of_a_letter_differ_and_without_noise_they_are_prints(few_letters):
+    alphabet = few_letters["meta-train"]
+    noisy = glyphs("meta-train", per_class=20).images.flatten(2)
+    prints = glyphs("meta-train", per_class=20, noise=0).images
+
+    for drawings in noisy:
+        assert len(torch.unique(drawings, dim=0)) == 20
+    for letter, drawings in zip(alphabet, prints):
+        n_styles = len(letter.styles)
+        assert torch.equal(drawings[: 20 - n_styles], drawings[n_styles:])
+
+
+def test_a_drawing_depends_on_seed_letter_and_index_alone(few_letters):
+    alphabet = few_letters["meta-test"]
+    settings = {"size": 20, "noise": 1.0}
+
+    one = [letters.draw(x, per_class=6, seed=0, **settings) for x in alphabet]
+    backwards = [letters.draw(x, per_class=6, seed=0, **settings) for x in reversed(alphabet)][::-1]
+    more = [letters.draw(x, per_class=25, seed=0, **settings) for x in alphabet]
+    other = [letters.draw(x, per_class=6, seed=1, **settings) for x in alphabet]
+    assert all((a == b).all() for a, b in zip(one, backwards))
+    assert all((a == b[:6]).all() for a, b in zip(one, more))
+    assert all((a != b).any() for a, b in zip(one, other))
+
+
+def test_a_second_call_reads_the_same_drawings_from_the_cache(few_letters, cache, monkeypatch):
+    first = glyphs("meta-test")
+    monkeypatch.setattr(letters, "draw", lambda *_, **__: pytest.fail("drawn again"))
+
+    second = glyphs("meta-test")
+    assert torch.equal(first.images, second.images)
+    assert first[1:] == second[1:]
+    assert [path.suffix for path in cache.iterdir()] == [".npz"], "no half-written file stays"
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "other arrays", "not a zip"])
+def test_a_damaged_cache_is_drawn_again(few_letters, cache, damage):
+    first = glyphs("meta-test", per_class=4)
+    (path,) = cache.iterdir()
+    whole = path.read_bytes()
+    if damage == "cut":
+        path.write_bytes(whole[: len(whole) // 2])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    elif damage == "flip":
+        middle = len(whole) // 2
+        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
+    elif damage == "other arrays":
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **{**arrays, "images": 255 - arrays["images"]})
+    else:
+        path.write_bytes(b"hello")
+
+    second = glyphs("meta-test", per_class=4)
+    assert torch.equal(first.images, second.images)
+    assert path.read_bytes() == whole, "the damaged file was replaced"
+
+
+def test_a_rendering_that_stops_half_way_leaves_nothing_to_read(few_letters, cache, monkeypatch):
+    def full_disk(file, **arrays):
+        file.write(b"PK half a file")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(datasets.np, "savez", full_disk)
+
+    assert len(glyphs("meta-test", per_class=2).images) == len(few_letters["meta-test"])
+    assert list(cache.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(few_letters, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("a file where a folder should be")
+    monkeypatch.setenv("MAMLKIT_CACHE", str(tmp_path / "file" / "cache"))
+
+    assert len(glyphs("meta-test", per_class=2).images) == len(few_letters["meta-test"])
+
+
+def test_other_settings_never_read_each_others_cache(few_letters):
+    sizes = {
+        glyphs("meta-test", size=size, per_class=k).images.shape[1:] for size in (16, 20) for k in (2, 3)
+    }
+
+    assert len(sizes) == 4
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (
+            lambda: glyphs("test"),
+            "split='test' is unknown; choose one of 'meta-train', 'meta-validation', 'meta-test'",
+        ),
+        (lambda: glyphs("meta-test", size=4), "size=4 but the least is 8"),
+        (lambda: glyphs("meta-test", per_class=0), "per_class=0 but the least is 1"),
+        (lambda: glyphs("meta-test", noise=float("nan")), "noise=nan but the least is 0"),
+        (lambda: omniglot("train"), "split='train' is unknown"),
+        (
+            lambda: omniglot("meta-test", protocol="random"),
+            "protocol='random' is unknown; .* 'alphabets', 'characters'",
+        ),
+        (lambda: omniglot("meta-test", size=200), "size=200 but the drawings have 105 × 105"),
+    ],
+)
+def test_a_bad_argument_is_answered_with_value_limit_and_cure(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_rotations_are_quarter_turns_under_new_names():
+    images = torch.rand(2, 3, 1, 5, 5)
+    data = datasets.ImageClasses(images, ("a", "b"), ("x", "y"))
+
+    turned = rotations(data)
+    assert turned.images.shape == (8, 3, 1, 5, 5)
+    assert turned.classes == ("a", "b", "a 90°", "b 90°", "a 180°", "b 180°", "a 270°", "b 270°")
+    assert turned.groups == ("x", "y") * 4
+    assert torch.equal(turned.images[:2], images)
+    assert torch.equal(turned.images[2:4, ..., 0, 0], images[..., 0, -1]), "counter-clockwise"
+    assert torch.equal(turned.images[4:6], images.flip(-1, -2))
+
+
+def test_shrinking_takes_the_share_of_ink_in_each_area():
+    ink = np.random.default_rng(0).random((3, 105, 105)) < 0.3
+
+    small = omniglot_files.shrink(ink, 21)
+    exact = ink.reshape(3, 21, 5, 21, 5).mean(axis=(2, 4))
+    assert np.abs(small / 255 - exact).max() <= 0.5 / 255 + 1e-12
+    assert (omniglot_files.shrink(ink, 105) == 255 * ink).all()
+    assert (omniglot_files.shrink(np.ones((1, 105, 105), dtype=bool), 28) == 255).all()
+    assert small.dtype == np.uint8
+
+
+@needs_packed
+def test_omniglot_has_its_published_counts(shared_cache, monkeypatch):
+    monkeypatch.setenv("MAMLKIT_CACHE", str(shared_cache))
+    parts = {split: omniglot(split, folder=DATA) for split in SPLITS}
+    n_alphabets = {split: len(set(part.groups)) for split, part in parts.items()}
+
+    assert [len(parts[split].images) for split in SPLITS] == [787, 177, 659]
+    assert n_alphabets == {"meta-train": 25, "meta-validation": 5, "meta-test": 20}
+    assert len(set.union(*(set(part.groups) for part in parts.values()))) == 50
+    assert set(parts["meta-validation"].groups) == set(datasets.HELD_OUT)
+    for part in parts.values():
+        assert part.images.shape[1:] == (20, 1, 28, 28)
+        assert part.images.min() == 0
+        assert part.images.mean() < 0.2, "1 is ink"
+        assert list(part.classes) == sorted(part.classes)
+
+
+@needs_packed
+def test_the_random_split_has_the_papers_sizes_and_no_character_twice(shared_cache, monkeypatch):
+    monkeypatch.setenv("MAMLKIT_CACHE", str(shared_cache))
+    monkeypatch.setenv("MAMLKIT_DATA", str(DATA))
+    parts = [omniglot(split, protocol="characters") for split in SPLITS]
+
+    assert [len(part.classes) for part in parts] == [1100, 100, 423]
+    assert len({name for part in parts for name in part.classes}) == 1623
+    assert len(set(parts[2].groups)) > 40, "its classes come from nearly all alphabets"
+
+
+@needs_archives
+def test_the_authors_archives_and_the_packed_file_give_the_same_drawings():
+    packed = omniglot_files.read_packed(DATA / omniglot_files.PACKED)
+    row = {label: i for i, label in enumerate(zip(packed.alphabets, packed.characters))}
+    archives = [
+        omniglot_files.read_archive(DATA / f"images_background_small{i}.zip", background=True) for i in (1, 2)
+    ]
+
+    for part in archives:
+        rows = [row[label] for label in zip(part.alphabets, part.characters)]
+        assert (part.images == packed.images[rows]).all()
+        assert packed.background[rows].all()
+        assert rows == sorted(rows)
+    assert sum(part.images.shape[0] * 20 for part in archives) == 5840
+
+
+@pytest.fixture
+def tiny_archives(tmp_path, monkeypatch):
+    """The official layout in small: two alphabets, one in each archive, and the counts the reader expects."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    for archive, alphabet in zip(omniglot_files.ARCHIVES, ("Zeta", "Alpha")):
+        with zipfile.ZipFile(tmp_path / archive, "w") as file:
+            for drawer in range(1, 21):
+                picture = Image.fromarray(rng.random((105, 105)) < 0.9)
+                with file.open(f"{archive[:-4]}/{alphabet}/character01/0001_{drawer:02d}.png", "w") as member:
+                    picture.convert("1").save(member, "png")
+    return tmp_path
+
+
+def test_the_two_archives_are_joined_in_the_order_of_alphabets(tiny_archives):
+    background, evaluation = (
+        omniglot_files.read_archive(tiny_archives / name, background="background" in name)
+        for name in omniglot_files.ARCHIVES
+    )
+
+    both = omniglot_files.merge(background, evaluation)
+    assert both.alphabets == ("Alpha", "Zeta")
+    assert both.background.tolist() == [False, True]
+    assert (both.images[1] == background.images[0]).all()
+    assert 0.05 < both.images.mean() < 0.15, "ink is black in the files and True here"
+
+
+def test_an_incomplete_folder_is_told_by_its_counts(tiny_archives):
+    with pytest.raises(ValueError, match=r"give \(1, 1\) .* expected \(964, 659\)"):
+        omniglot("meta-test", folder=tiny_archives)
+
+
+@pytest.mark.parametrize("name", ["images_background.zip", "omniglot_105.npz"])
+def test_a_damaged_omniglot_file_is_named(tmp_path, tiny_archives, name):
+    path = tmp_path / name
+    content = (tmp_path / "images_background.zip").read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+    with pytest.raises(ValueError, match=f"{name} is not a whole .*delete it and get it again"):
+        omniglot("meta-test", folder=tmp_path)
+
+
+def test_a_bent_byte_inside_an_archive_is_noticed(tmp_path, tiny_archives):
+    path = tmp_path / "images_evaluation.zip"
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 0xFF
+    path.write_bytes(bytes(content))
+
+    with pytest.raises(ValueError, match=r"images_evaluation\.zip is not a whole Omniglot archive"):
+        omniglot_files.read_archive(path, background=False)
+
+
+def test_a_folder_without_omniglot_says_what_it_lacks(tmp_path, monkeypatch):
+    monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
+
+    with pytest.raises(
+        FileNotFoundError, match=r"neither omniglot_105\.npz nor both of images_background\.zip"
+    ):
+        omniglot("meta-test")
+
+
+def test_without_a_network_the_error_names_the_three_ways(monkeypatch):
+    def offline(*_, **__):
+        raise ConnectionError("Temporary failure in name resolution")
+
+    monkeypatch.setattr(omniglot_files.pooch, "retrieve", offline)
+
+    with pytest.raises(ConnectionError) as caught:
+        omniglot("meta-test")
+    message = str(caught.value)
+    assert all(f"({way})" in message for way in (1, 2, 3))
+    assert message.count("MAMLKIT_DATA") == 2
+    assert "images_background.zip and images_evaluation.zip" in message
+    assert "omniglot_105.npz" in message
+
+
+def test_the_download_is_checked_by_hash_and_goes_to_the_cache(monkeypatch, cache):
+    asked = []
+    monkeypatch.setattr(
+        omniglot_files.pooch, "retrieve", lambda *args, **settings: asked.append((args, settings))
+    )
+
+    with pytest.raises(FileNotFoundError):
+        omniglot("meta-test")
+    assert [settings["fname"] for _, settings in asked] == ["images_background.zip", "images_evaluation.zip"]
+    assert all(args[1].startswith("md5:") and settings["progressbar"] for args, settings in asked)
+    assert {Path(settings["path"]) for _, settings in asked} == {cache / "omniglot"}
