@@ -6,6 +6,7 @@
     python tests/refresh.py --format         run nothing; write the normal form
 
 A chapter is written only when every cell ran, nothing went to stderr and the file did not change meanwhile.
+Then it says what the gates will find in it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import time
 from pathlib import Path
 
+import gates
 import nbformat
 from jupyter_client import AsyncKernelManager
 from nbclient import NotebookClient
@@ -179,6 +181,12 @@ def is_normal(path: Path) -> bool:
     return content == text(normalised(nbformat.reads(content, as_version=4)))
 
 
+def _to_mend(path: Path) -> list[str]:
+    allowed = gates.allow_list((ROOT / "tests/allowed_ignored_outputs.txt").read_text(encoding="utf-8"))
+    notebook = nbformat.read(path, as_version=4)
+    return gates.problems(notebook, path.name, allowed=allowed) + gates.kit_problems(notebook, path.name)
+
+
 def _find(name: str) -> Path:
     for path in (Path(name), BOOK / name, BOOK / f"{name}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
@@ -215,6 +223,8 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{path.stem}: running", flush=True)
                 done = refresh(path)
             print(f"{path.stem}: {done}", flush=True)
+            for problem in [] if options.format else _to_mend(path):
+                print(f"    to mend: {problem}", flush=True)
         except RefreshError as error:
             failed += 1
             print(f"{path.stem}: NOT WRITTEN. {error}", file=sys.stderr, flush=True)
