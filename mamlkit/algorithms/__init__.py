@@ -1,0 +1,1 @@
+"""One module per paper; each gives an `adapt(model, params, support, ...) -> params`."""

@@ -1,0 +1,62 @@
+"""Model-agnostic meta-learning (Finn, Abbeel & Levine, ICML 2017, arXiv:1703.03400).
+
+Inside a task, K steps of gradient descent on the support loss, starting at the shared initialisation (Algorithm 1, line 6):
+
+    phi_0 = theta,    phi_{k+1} = phi_k - alpha * grad L_support(phi_k),    adapt(theta, support) = phi_K
+
+Across tasks, `mamlkit.meta.meta_gradient` differentiates the query loss at phi_K through all K steps with respect to theta.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.func import grad
+
+from mamlkit.meta import batch_loss
+from mamlkit.tasks import Batch, Params, check_inner_loop
+
+
+def adapt(
+    model: nn.Module,
+    params: Params,
+    support: Batch,
+    *,
+    inner_lr: float,
+    inner_steps: int,
+    first_order: bool = False,
+    only: str = "",
+) -> Params:
+    """The parameters after `inner_steps` steps of gradient descent on the support loss; `params` stay as they are.
+
+    Args:
+        model: any module; its own weights are not used, only its `forward`.
+        params: theta, by name.
+        support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
+        inner_lr: alpha, the step size; 0 < alpha < 2 / (largest curvature) for descent.
+        inner_steps: K >= 0.
+        first_order: take the inner gradients as constants, which makes the meta-gradient FOMAML's (section 5.2).
+        only: adapt just the parameters whose name starts so, `"head"` say; the others are shared by all tasks.
+
+    Raises:
+        ValueError: `inner_steps` below 0, an empty support set, or a name in `only` that no parameter has.
+
+    Finn et al. (2017), Algorithm 1. Derived in chapter `inner-loop`.
+
+    >>> import torch
+    >>> model = torch.nn.Linear(1, 1, bias=False)
+    >>> support = Batch(x=torch.tensor([[1.0]]), y=torch.tensor([[3.0]]))
+    >>> adapt(model, {"weight": torch.tensor([[1.0]])}, support, inner_lr=0.25, inner_steps=1)  # 1 + 0.25 * 2 * (3 - 1)
+    {'weight': tensor([[2.]])}
+    """
+    check_inner_loop(params, support, inner_steps=inner_steps, only=only)
+    phi = {name: p for name, p in params.items() if name.startswith(only)}
+    shared = {name: p for name, p in params.items() if name not in phi}
+
+    def support_loss(phi: Params) -> Tensor:
+        return batch_loss(model, shared | phi, support)
+
+    for _ in range(inner_steps):
+        at = {name: p.detach() for name, p in phi.items()} if first_order else phi
+        gradients = grad(support_loss)(at)
+        phi = {name: p - inner_lr * gradients[name] for name, p in phi.items()}
+    return shared | phi

@@ -1,0 +1,101 @@
+"""The networks of the papers, as plain modules: a body that makes features and a linear head that reads them.
+
+Batch norm everywhere uses the statistics of the batch at hand and keeps none (`track_running_stats=False`), at meta-test too, as
+the MAML paper's code does: predictions on a query set are then *transductive*, each one depends on the other queries. Measured in
+chapter `few-shot-images`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from mamlkit.tasks import Params
+
+
+class Network(nn.Module):
+    """A body `(n, ...) -> (n, features)`, then a linear head `(n, features) -> (n, outputs)`; names start `body.` and `head.`"""
+
+    def __init__(self, body: nn.Module, head: nn.Module):
+        super().__init__()
+        self.body = body
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.body(x))
+        return logits
+
+
+def initial_params(model: nn.Module) -> Params:
+    """A copy of the model's parameters by name, detached: the theta that meta-training starts from."""
+    return {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def mlp(sizes: Sequence[int], *, batch_norm: bool = False) -> Network:
+    """A multi-layer perceptron with ReLU between its layers, `(n, ...)` flattened to `(n, sizes[0]) -> (n, sizes[-1])`.
+
+    `mlp([1, 40, 40, 1])` is the sinusoid network of Finn et al. (2017), section 5.1; `mlp([784, 256, 128, 64, 64, n_way],
+    batch_norm=True)` their Omniglot MLP, appendix A.1.
+
+    Raises:
+        ValueError: fewer than two sizes, or one below 1.
+    """
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ValueError(f"sizes={list(sizes)}, but an MLP has an input and an output size, each at least 1")
+    layers: list[nn.Module] = [nn.Flatten()]
+    for n_in, n_out in pairwise(sizes[:-1]):
+        layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(n_out, track_running_stats=False))
+        layers.append(nn.ReLU())
+    return Network(nn.Sequential(*layers), nn.Linear(sizes[-2], sizes[-1]))
+
+
+class ChannelsLast(nn.Module):
+    """The same tensor `(n, c, h, w)`, laid out `(n, h, w, c)` in memory: pooling then runs several times faster on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        # contiguous(memory_format=...) says the same but can't run inside vmap.
+        return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def conv4(
+    n_way: int, *, channels: int = 64, downsample: str = "pool", in_channels: int = 1, image_size: int = 28
+) -> Network:
+    """Four blocks of 3x3 convolution, batch norm and ReLU, each halving the image, then a linear head.
+
+    `(n, in_channels, image_size, image_size) -> (n, n_way)` logits. `downsample="pool"` max-pools 2x2 after each convolution
+    (Vinyals et al. 2016, section 4.1); `"stride"` gives the convolutions stride 2 and averages the last feature map, as in
+    Finn et al. (2017), appendix A.1, at about a quarter of the cost.
+
+    No convolution has a bias: batch norm subtracts it again and its gradient is exactly zero. With pooling, ReLU stands after it:
+    the two commute, and ReLU then has a quarter of the work.
+
+    Raises:
+        ValueError: an unknown `downsample`, or an image too small to be halved four times.
+    """
+    if downsample not in ("pool", "stride"):
+        raise ValueError(f"downsample={downsample!r}, but conv4 knows 'pool' and 'stride'")
+    if downsample == "pool" and image_size < 16:
+        raise ValueError(
+            f"image_size={image_size}, but four poolings need at least 16 pixels; use downsample='stride'"
+        )
+    stride = 2 if downsample == "stride" else 1
+    blocks: OrderedDict[str, nn.Module] = OrderedDict()
+    for i in range(4):
+        block: list[nn.Module] = [
+            nn.Conv2d(channels if i else in_channels, channels, 3, stride=stride, padding=1, bias=False),
+            *([] if i else [ChannelsLast()]),
+            nn.BatchNorm2d(channels, track_running_stats=False),
+            *([nn.MaxPool2d(2)] if downsample == "pool" else []),
+            nn.ReLU(),
+        ]
+        blocks[f"block{i + 1}"] = nn.Sequential(*block)
+    if downsample == "stride":
+        blocks["mean"] = nn.AdaptiveAvgPool2d(1)
+    blocks["flatten"] = nn.Flatten()
+    features = channels * (image_size // 16) ** 2 if downsample == "pool" else channels
+    return Network(nn.Sequential(blocks), nn.Linear(features, n_way))

@@ -1,0 +1,250 @@
+"""The meta-gradient, against closed forms, finite differences and independent judges."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from judges import JUDGES
+from torch import nn
+
+from mamlkit.algorithms import maml
+from mamlkit.meta import accuracy, evaluate, mean_ci95, meta_gradient, meta_step, query_loss
+from mamlkit.models import Network, conv4, initial_params, mlp
+from mamlkit.tasks import Batch, Params, Task
+
+INNER_LR = 0.1
+
+
+def regression(n_tasks: int = 3) -> tuple[nn.Module, Params, Task]:
+    generator = torch.Generator().manual_seed(1)
+    torch.manual_seed(0)
+    model = mlp([2, 8, 8, 1]).double()
+    draw = partial(torch.randn, generator=generator, dtype=torch.float64)
+    tasks = Task(
+        Batch(draw(n_tasks, 5, 2), draw(n_tasks, 5, 1)), Batch(draw(n_tasks, 4, 2), draw(n_tasks, 4, 1))
+    )
+    return model, initial_params(model), tasks
+
+
+def classification(downsample: str, n_tasks: int = 2) -> tuple[nn.Module, Params, Task]:
+    generator = torch.Generator().manual_seed(2)
+    torch.manual_seed(0)
+    model = conv4(3, channels=4, downsample=downsample, image_size=16).double()
+    params = initial_params(model)
+    # Scales and shifts away from 1 and 0: an error in batch norm's own gradients must show.
+    for name, p in params.items():
+        if "body" in name and p.dim() == 1:
+            params[name] = p + 0.3 * torch.randn(p.shape, generator=generator, dtype=p.dtype)
+    x = torch.rand(n_tasks, 9, 1, 16, 16, generator=generator, dtype=torch.float64)
+    y = torch.arange(3).repeat(3).repeat(n_tasks, 1)
+    return model, params, Task(Batch(x[:, :3], y[:, :3]), Batch(x[:, 3:], y[:, 3:]))
+
+
+NETWORKS = {
+    "mlp": regression,
+    "conv, pooled": partial(classification, "pool"),
+    "conv, strided": partial(classification, "stride"),
+}
+
+
+def objective(model: nn.Module, inner_steps: int, first_order: bool = False):
+    adapt = partial(maml.adapt, model, inner_lr=INNER_LR, inner_steps=inner_steps, first_order=first_order)
+    return partial(query_loss, model, adapt)
+
+
+def relative_error(ours: Params, theirs: Params) -> float:
+    difference = torch.cat([(ours[name] - theirs[name]).flatten() for name in theirs])
+    return (difference.norm() / torch.cat([g.flatten() for g in theirs.values()]).norm()).item()
+
+
+@pytest.mark.parametrize("inner_steps", range(6))
+@pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
+@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_meta_gradient_equals_an_independent_judge(
+    network: str, judge: str, first_order: bool, inner_steps: int
+) -> None:
+    model, params, tasks = NETWORKS[network]()
+    loss_fn = F.mse_loss if network == "mlp" else F.cross_entropy
+    try:
+        theirs_loss, theirs = JUDGES[judge](
+            model, loss_fn, params, tasks, inner_lr=INNER_LR, inner_steps=inner_steps, first_order=first_order
+        )
+    except (ImportError, NotImplementedError) as why:
+        pytest.skip(f"{judge}: {why}")
+
+    loss, ours = meta_gradient(objective(model, inner_steps, first_order), params, tasks)
+
+    assert loss.item() == pytest.approx(theirs_loss.item(), rel=1e-6)
+    assert relative_error(ours, theirs) < 1e-10
+
+
+@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_meta_gradient_is_the_slope_of_the_objective(network: str, inner_steps: int) -> None:
+    model, params, tasks = NETWORKS[network]()
+    task_loss = objective(model, inner_steps)
+    generator = torch.Generator().manual_seed(3)
+    direction = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
+
+    def loss_at(step: float) -> float:
+        return meta_gradient(
+            task_loss, {name: p + step * direction[name] for name, p in params.items()}, tasks
+        )[0].item()
+
+    _, gradients = meta_gradient(task_loss, params, tasks)
+    slope = sum((gradients[name] * direction[name]).sum().item() for name in params)
+    step = 1e-7  # small, lest a ReLU or a max-pool switch between the two points
+    assert slope == pytest.approx((loss_at(step) - loss_at(-step)) / (2 * step), rel=1e-6)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("chunk_size", [1, 2])
+def test_batching_of_tasks_never_changes_the_numbers(
+    network: str, chunk_size: int, first_order: bool
+) -> None:
+    model, params, tasks = NETWORKS[network]()
+    task_loss = objective(model, 2, first_order)
+
+    at_once = meta_gradient(task_loss, params, tasks)
+    in_chunks = meta_gradient(task_loss, params, tasks, chunk_size=chunk_size)
+
+    assert at_once[0].item() == pytest.approx(in_chunks[0].item(), rel=1e-12)
+    assert relative_error(in_chunks[1], at_once[1]) < 1e-12
+
+
+def test_meta_gradient_of_zero_steps_is_the_joint_gradient() -> None:
+    model, params, tasks = regression()
+
+    _, gradients = meta_gradient(objective(model, 0), params, tasks)
+
+    leaves = {name: p.clone().requires_grad_() for name, p in params.items()}
+    x, y = tasks.query.x.flatten(0, 1), tasks.query.y.flatten(0, 1)
+    F.mse_loss(torch.func.functional_call(model, leaves, (x,)), y).backward()
+    assert relative_error(gradients, {name: p.grad for name, p in leaves.items()}) < 1e-12
+
+
+def quadratic(inner_steps: int, first_order: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """theta, the meta-gradient of kit and closed form for L = (theta - w)^2 / n, one weight, support and query at different w."""
+    model = nn.Linear(1, 1, bias=False).double()
+    theta = torch.tensor([[0.7]], dtype=torch.float64)
+    one = torch.ones(1, 1, 1, dtype=torch.float64)
+    w_support, w_query = 2.0, 3.0
+    tasks = Task(Batch(one, w_support * one), Batch(one, w_query * one))
+    _, gradients = meta_gradient(objective(model, inner_steps, first_order), {"weight": theta}, tasks)
+    shrink = (1 - 2 * INNER_LR) ** inner_steps
+    phi = w_support + shrink * (theta - w_support)
+    factor = 1.0 if first_order else shrink
+    return theta, gradients["weight"], factor * 2 * (phi - w_query)
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+@pytest.mark.parametrize("inner_steps", range(5))
+def test_meta_gradient_of_a_parabola_has_its_closed_form(inner_steps: int, first_order: bool) -> None:
+    _, ours, closed_form = quadratic(inner_steps, first_order)
+
+    assert ours.item() == pytest.approx(closed_form.item(), rel=1e-12)
+
+
+def test_tasks_do_not_see_each_other() -> None:
+    model, params, tasks = classification("pool", n_tasks=3)
+    adapt = partial(maml.adapt, model, inner_lr=INNER_LR, inner_steps=2)
+
+    together = evaluate(model, adapt, params, tasks)
+
+    backwards = Task(*(Batch(b.x.flip(0), b.y.flip(0)) for b in tasks))
+    assert torch.allclose(evaluate(model, adapt, params, backwards).flip(0), together, rtol=1e-12)
+    assert torch.allclose(evaluate(model, adapt, params, tasks, chunk_size=1), together, rtol=1e-12)
+
+
+def test_meta_step_is_the_optimisers_step_along_the_meta_gradient() -> None:
+    model, params, tasks = regression()
+    before = {name: p.clone() for name, p in params.items()}
+    loss, gradients = meta_gradient(objective(model, 1), params, tasks)
+
+    reported = meta_step(objective(model, 1), params, tasks, torch.optim.SGD(list(params.values()), lr=0.5))
+
+    assert reported.item() == loss.item()
+    for name, p in params.items():
+        assert torch.allclose(p, before[name] - 0.5 * gradients[name], rtol=1e-12, atol=0)
+
+
+def test_a_loss_that_is_not_finite_leaves_everything_as_it_was() -> None:
+    model, params, tasks = regression()
+    optimizer = torch.optim.Adam(list(params.values()))
+    tasks.query.y[0, 0] = float("nan")
+    before = {name: p.clone() for name, p in params.items()}
+
+    with pytest.raises(FloatingPointError, match="meta-loss is nan; params are unchanged"):
+        meta_step(objective(model, 1), params, tasks, optimizer)
+
+    assert all(torch.equal(p, before[name]) for name, p in params.items())
+    assert not optimizer.state
+
+
+def test_meta_step_refuses_an_optimiser_of_other_tensors() -> None:
+    model, params, tasks = regression()
+
+    with pytest.raises(ValueError, match="holds none of params"):
+        meta_step(objective(model, 1), params, tasks, torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        (lambda t: Task(Batch(t.support.x[:2], t.support.y), t.query), "share their first axis"),
+        (
+            lambda t: Task(Batch(t.support.x[:, :2], t.support.y), t.query),
+            "support has 2 inputs but 5 targets",
+        ),
+        (lambda t: Task(Batch(t.support.x[:, :0], t.support.y[:, :0]), t.query), "support set is empty"),
+        (lambda t: Task(Batch(t.support.x[0, :, 0], t.support.y[0, :, 0]), t.query), "stack the tasks"),
+        (lambda t: Task(*(Batch(b.x[:0], b.y[:0]) for b in t)), "0 tasks"),
+        (lambda t: Task(Batch(t.support.x.to("meta"), t.support.y), t.query), "one device"),
+        (lambda t: Task(Batch(t.support.x, t.support.y[..., 0]), t.query), "the model predicts"),
+    ],
+)
+def test_malformed_tasks_are_refused_with_the_cure(broken, message: str) -> None:
+    model, params, tasks = regression()
+
+    with pytest.raises(ValueError, match=message):
+        meta_gradient(objective(model, 1), params, broken(tasks))
+
+
+@pytest.mark.parametrize("chunk_size", [0, -1])
+def test_a_chunk_holds_at_least_one_task(chunk_size: int) -> None:
+    model, params, tasks = regression()
+
+    with pytest.raises(ValueError, match=f"chunk_size={chunk_size}"):
+        meta_gradient(objective(model, 1), params, tasks, chunk_size=chunk_size)
+
+
+def test_accuracy_counts_the_largest_logit() -> None:
+    model = Network(nn.Identity(), nn.Linear(2, 2, bias=False)).double()
+    params = {"head.weight": torch.eye(2, dtype=torch.float64)}
+    batch = Batch(
+        torch.tensor([[2.0, 1.0], [1.0, 2.0], [3.0, 0.0], [3.0, 0.0]]).double(), torch.tensor([0, 1, 0, 1])
+    )
+
+    assert accuracy(model, params, batch).item() == 0.75
+
+
+@pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (4, 3.182), (30, 2.045), (600, 1.964)])
+def test_intervals_use_students_t(n: int, t: float) -> None:
+    values = torch.linspace(-1, 1, n, dtype=torch.float64)
+
+    mean, half_width = mean_ci95(values)
+
+    assert mean == pytest.approx(0, abs=1e-12)
+    assert half_width == pytest.approx(t * values.std().item() / n**0.5, rel=3e-4)
+
+
+def test_intervals_refuse_what_has_none() -> None:
+    with pytest.raises(ValueError, match="at least 2 values, got 1"):
+        mean_ci95(torch.ones(1))
+    with pytest.raises(ValueError, match="1 of 3 values are not finite"):
+        mean_ci95(torch.tensor([1.0, float("inf"), 2.0]))

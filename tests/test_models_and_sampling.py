@@ -1,0 +1,203 @@
+"""Networks and the tasks drawn for them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mamlkit.gradients import axpy, dot, hvp
+from mamlkit.models import conv4, initial_params, mlp
+from mamlkit.sampling import class_tasks, draw_sinusoids, sinusoid_tasks
+
+
+def test_hvp_is_the_hessian_times_the_vector() -> None:
+    torch.manual_seed(0)
+    loss = lambda p: (p["a"] ** 3).sum() * p["b"].sum() + p["b"].exp().sum()  # noqa: E731
+    params = {"a": torch.randn(3).double(), "b": torch.randn(2).double()}
+    vector = {"a": torch.randn(3).double(), "b": torch.randn(2).double()}
+
+    ours = hvp(loss, params, vector)
+
+    flat = lambda p: torch.cat([p["a"], p["b"]])  # noqa: E731
+    hessian = torch.autograd.functional.hessian(lambda v: loss({"a": v[:3], "b": v[3:]}), flat(params))
+    assert torch.allclose(flat(ours), hessian @ flat(vector), rtol=1e-12)
+
+
+def test_hvp_can_be_differentiated_again() -> None:
+    x = {"w": torch.tensor([2.0]).double()}
+
+    third = torch.func.grad(lambda p: hvp(lambda q: (q["w"] ** 4).sum(), p, x)["w"].sum())(x)
+
+    assert third["w"].item() == pytest.approx(24 * 2 * 2)  # f''' v
+
+
+def test_dot_and_axpy_are_those_of_the_flat_vectors() -> None:
+    a = {"u": torch.tensor([[1.0, 2.0]]), "v": torch.tensor(3.0)}
+    b = {"u": torch.tensor([[4.0, 5.0]]), "v": torch.tensor(6.0)}
+
+    assert dot(a, b).item() == 4 + 10 + 18
+    assert {k: v.tolist() for k, v in axpy(2, a, b).items()} == {"u": [[6.0, 9.0]], "v": 12.0}
+
+
+@pytest.mark.parametrize("downsample", ["pool", "stride"])
+def test_conv4_gives_logits_and_sixty_four_features(downsample: str) -> None:
+    model = conv4(5, downsample=downsample)
+
+    assert model(torch.rand(7, 1, 28, 28)).shape == (7, 5)
+    assert model.body(torch.rand(7, 1, 28, 28)).shape == (7, 64)
+    assert [name for name in initial_params(model) if name.startswith("head")] == ["head.weight", "head.bias"]
+
+
+def test_conv4_equals_the_textbook_order_with_biases() -> None:
+    # Ours leaves out conv biases and pools before ReLU; batch norm and monotony make both harmless.
+    torch.manual_seed(0)
+    ours = conv4(3, channels=4).double()
+    blocks = []
+    for i in range(4):
+        conv = nn.Conv2d(4 if i else 1, 4, 3, padding=1)
+        conv.weight = getattr(ours.body, f"block{i + 1}")[0].weight
+        blocks += [conv, nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), nn.MaxPool2d(2)]
+    textbook = nn.Sequential(*blocks, nn.Flatten(), ours.head).double()
+    x = torch.rand(6, 1, 28, 28).double()
+
+    assert torch.allclose(ours(x), textbook(x), atol=1e-10)
+
+
+def test_batch_norm_predicts_with_the_batch_at_hand() -> None:
+    torch.manual_seed(0)
+    model = conv4(5, channels=8).eval()
+    x = torch.rand(6, 1, 28, 28)
+
+    assert not torch.allclose(model(x)[:3], model(x[:3]), atol=1e-3)
+
+
+def test_the_sinusoid_network_has_the_papers_size() -> None:
+    params = initial_params(mlp([1, 40, 40, 1]))
+
+    assert sum(p.numel() for p in params.values()) == 1 * 40 + 40 + 40 * 40 + 40 + 40 + 1
+    assert "body.1.weight" in params
+
+
+def test_initial_params_are_copies() -> None:
+    model = mlp([1, 2])
+    params = initial_params(model)
+
+    params["head.weight"].zero_()
+
+    assert model.head.weight.abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: mlp([3]), r"sizes=\[3\]"),
+        (lambda: mlp([3, 0, 1]), r"sizes=\[3, 0, 1\]"),
+        (lambda: conv4(5, downsample="mean"), "downsample='mean'"),
+        (lambda: conv4(5, image_size=14), "image_size=14"),
+    ],
+)
+def test_impossible_networks_are_refused(make, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_sinusoids_fill_the_papers_ranges_and_no_more() -> None:
+    amplitude, phase = draw_sinusoids(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    for values, low, high in ((amplitude, 0.1, 5.0), (phase, 0.0, math.pi)):
+        assert low <= values.min() < low + 0.01
+        assert high - 0.01 < values.max() <= high
+        assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.05)
+
+
+def test_support_and_query_of_a_sinusoid_lie_on_one_curve() -> None:
+    tasks = sinusoid_tasks(
+        50, k_shot=6, k_query=4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+
+    # y = a sin x + b cos x: two unknowns, fitted on the support, must give the query.
+    design = lambda x: torch.cat([x.sin(), x.cos()], -1)  # noqa: E731
+    fit = torch.linalg.lstsq(design(tasks.support.x), tasks.support.y).solution
+    assert torch.allclose(design(tasks.query.x) @ fit, tasks.query.y, atol=1e-6)
+
+
+def test_half_range_support_leaves_the_query_on_the_full_range() -> None:
+    tasks = sinusoid_tasks(
+        99, k_shot=10, k_query=10, support_range=(0.0, 5.0), generator=torch.Generator().manual_seed(0)
+    )
+
+    assert tasks.support.x.min() >= 0
+    assert tasks.query.x.min() < -4
+
+
+def labelled_images(classes: int = 9, per_class: int = 6) -> torch.Tensor:
+    # Each drawing holds its class and its own number, so that a test can read them back.
+    code = torch.stack(torch.meshgrid(torch.arange(classes), torch.arange(per_class), indexing="ij"), -1)
+    return code.float()[:, :, None, None, :]  # (classes, per_class, 1, 1, 2)
+
+
+def test_class_tasks_label_classes_and_never_share_a_drawing() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tasks = class_tasks(labelled_images(), 40, n_way=5, k_shot=2, k_query=3, generator=generator)
+
+    assert tasks.support.x.shape == (40, 10, 1, 1, 2)
+    assert tasks.query.y.shape == (40, 15)
+    for task in range(40):
+        seen = {}
+        drawings = set()
+        for x, y in (*zip(*(t[task] for t in tasks.support)), *zip(*(t[task] for t in tasks.query))):
+            of_class, drawing = (int(v) for v in x.flatten())
+            assert seen.setdefault(int(y), of_class) == of_class
+            assert (of_class, drawing) not in drawings
+            drawings.add((of_class, drawing))
+        assert len(set(seen.values())) == 5
+
+
+def test_labels_are_dealt_anew_for_every_task() -> None:
+    tasks = class_tasks(
+        labelled_images(5), 4000, n_way=5, k_shot=1, k_query=1, generator=torch.Generator().manual_seed(0)
+    )
+
+    classes = tasks.support.x[:, :, 0, 0, 0].long()
+    counts = torch.stack([F.one_hot(classes[:, label], 5).sum(0) for label in range(5)])
+    assert (counts - 800).abs().max() < 5 * math.sqrt(4000 * 0.2 * 0.8)
+
+
+def test_the_same_seed_draws_the_same_tasks() -> None:
+    first, second = (
+        class_tasks(
+            labelled_images(), 3, n_way=3, k_shot=1, k_query=1, generator=torch.Generator().manual_seed(7)
+        )
+        for _ in range(2)
+    )
+
+    assert torch.equal(first.query.x, second.query.x)
+
+
+@pytest.mark.parametrize(
+    ("wish", "message"),
+    [
+        ({"n_way": 10}, "n_way=10 but this split has 9 classes; draw from a larger split"),
+        ({"k_query": 6}, r"k_shot \+ k_query = 1 \+ 6 but each class has 6 drawings"),
+        ({"k_shot": 0}, "k_shot=0"),
+        ({"meta_batch_size": 0}, "meta_batch_size=0"),
+    ],
+)
+def test_impossible_tasks_are_refused(wish: dict, message: str) -> None:
+    settings = {"meta_batch_size": 2, "n_way": 5, "k_shot": 1, "k_query": 1, **wish}
+
+    with pytest.raises(ValueError, match=message):
+        class_tasks(labelled_images(), **settings, generator=torch.Generator())
+
+
+def test_images_without_their_five_axes_or_on_another_device_are_refused() -> None:
+    settings = {"n_way": 2, "k_shot": 1, "k_query": 1, "generator": torch.Generator()}
+
+    with pytest.raises(ValueError, match="needs the axes"):
+        class_tasks(torch.rand(9, 6, 28, 28), 2, **settings)
+    with pytest.raises(ValueError, match="generator is on cpu but the images are on meta"):
+        class_tasks(labelled_images().to("meta"), 2, **settings)
