@@ -97,7 +97,7 @@ def judged(notebook, allowed=None) -> list[str]:
 
 
 def code(notebook, n: int):
-    """The n-th code cell: 0 the set-up, 1-8 prints, 9 the picture, 10 the claim, then exercise, solution, ..."""
+    """The n-th code cell: 0 the set-up, 1-8 prints, 9 the picture, 10 the claim, then the exercises."""
     return [cell for cell in notebook.cells if cell.cell_type == "code"][n]
 
 
