@@ -143,8 +143,7 @@ def use() -> None:
 
 
 def band(ax: Axes, x: Any, values: Any, *, look: str, label: str) -> None:
-    """Draw the mean of `values` over its first axis with its 95 % interval as a band; the number of repeats
-    joins the label.
+    """Draw the mean of `values` over its first axis with its 95 % interval as a band; n joins the label.
 
     The interval is of the mean, mean ± t · sd / √n with Student's t for n - 1 degrees of freedom, so that
     three seeds show as little certainty as three seeds give.

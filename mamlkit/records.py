@@ -32,8 +32,7 @@ LARGEST = 100_000
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where numbers come from: enough to run them again, nothing about the person or the folders of the
-    machine."""
+    """Where numbers come from: enough to run them again, nothing about the person or the machine's folders."""
 
     commit: str
     """The 40 hex digits of the git commit, or `"unknown"` outside a repository."""
