@@ -63,6 +63,7 @@ SHEAR = 0.3
 SCALE = 0.25
 HALF_TURN = 0.17  # tangent of half the angle: 19 degrees
 SHIFT = 0.1
+ROOM = 0.95  # side of the square that ink never leaves, as a part of the image
 
 
 class Letter(NamedTuple):
@@ -187,7 +188,7 @@ def draw(letter: Letter, *, per_class: int, size: int, noise: float, seed: int) 
 
 
 def distort(shape: Outline, amounts: Array) -> Array:
-    """The outline's points (n, points, 2), moved by each row of `amounts` (n, 40) in [−1, 1]."""
+    """The outline's points (n, points, 2), moved by each row of `amounts` (n, 40) in [−1, 1]; in [−½, ½]²."""
     n = len(amounts)
     points = shape.points
     before = np.empty_like(shape.follows)
@@ -213,7 +214,12 @@ def distort(shape: Outline, amounts: Array) -> Array:
     half = HALF_TURN * turn
     cos, sin = (1 - half * half) / (1 + half * half), 2 * half / (1 + half * half)
     x, y = cos * x - sin * y, sin * x + cos * y
-    return np.stack([FILL * x + SHIFT * shift_x, FILL * y + SHIFT * shift_y], axis=-1)
+    drawn = np.stack([FILL * x + SHIFT * shift_x, FILL * y + SHIFT * shift_y], axis=-1)
+
+    low, high = drawn.min(axis=1, keepdims=True), drawn.max(axis=1, keepdims=True)
+    shrink = np.minimum(1, ROOM / np.maximum((high - low).max(axis=2, keepdims=True), 1e-9))
+    low, high, drawn = shrink * low, shrink * high, shrink * drawn
+    return drawn + np.maximum(-ROOM / 2 - low, 0) - np.maximum(high - ROOM / 2, 0)
 
 
 def _cubic_weights(position: Array) -> Array:

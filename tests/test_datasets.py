@@ -127,6 +127,15 @@ def test_drawings_of_a_letter_differ_and_without_noise_they_are_prints(few_lette
         assert torch.equal(drawings[: 20 - n_styles], drawings[n_styles:])
 
 
+def test_no_ink_is_cut_off_at_the_border(few_letters):
+    for alphabet in few_letters.values():
+        for letter in alphabet:
+            shape = letters.outline(letter.character, letter.styles[0])
+            loud = 3 * (2 * np.random.default_rng(0).random((10, 40)) - 1)
+
+            assert np.abs(letters.distort(shape, loud)).max() <= letters.ROOM / 2 + 1e-12
+
+
 def test_a_drawing_depends_on_seed_letter_and_index_alone(few_letters):
     alphabet = few_letters["meta-test"]
     settings = {"size": 20, "noise": 1.0}
