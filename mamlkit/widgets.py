@@ -1,0 +1,425 @@
+"""The interactive figures: one JavaScript front end for the live notebook and for the published page.
+
+Beside a kernel a `Figure` is an ipywidget (anywidget), and what the reader moves can be read and set from
+Python. Its stored output is HTML that holds the same front end and the same state, so that a page without a
+kernel, a server or a network is as interactive. The HTML depends on nothing but the figure's content.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import itertools
+import json
+import random
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import numpy as np
+import torch
+import traitlets
+from numpy.typing import ArrayLike
+
+from mamlkit.figures import COLOURS, LOOK
+from mamlkit.tasks import Params, Task
+
+__all__ = ["Figure", "few_shot_game", "gradient_descent", "sinusoid_adaptation", "two_tasks"]
+
+FRONT = Path(__file__).parent / "_front"
+TASK_COLOURS = [COLOURS[name] for name in ("green", "purple", "ochre", "sky", "grey")]
+LABELS = {
+    "maml": "MAML",
+    "fomaml": "first-order MAML",
+    "joint": "joint training",
+    "scratch": "random initialisation",
+}
+
+
+@cache
+def _source(*names: str) -> str:
+    return "".join((FRONT / name).read_text(encoding="utf-8") for name in names)
+
+
+def _colour(look: str) -> str:
+    colour: str = LOOK[look]["color"]
+    # black is the page's own ink, which is white in dark mode
+    return "var(--maml-ink)" if colour == COLOURS["black"] else colour
+
+
+class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
+    """An interactive figure: displayed by a notebook, or by any page that holds its `html`.
+
+    Args:
+        parts: the files of its front end; the last one defines `render`.
+        title: its name, also for screen readers.
+        alt: one or two sentences that stand in its place where scripts are off.
+        settings: what stays as it is.
+        state: what the reader moves, each a trait of this object with the type of its first value:
+            `figure.theta` reads it, `figure.theta = [0.0, 1.0]` moves it, and `figure.observe(function,
+            "theta")` listens to it.
+    """
+
+    def __init__(
+        self,
+        *parts: str,
+        title: str,
+        alt: str,
+        caption: str,
+        colours: Mapping[str, str],
+        settings: Mapping[str, Any],
+        state: Mapping[str, Any],
+    ) -> None:
+        kinds: dict[type, Any] = {
+            float: traitlets.Float,
+            int: traitlets.Int,
+            bool: traitlets.Bool,
+            list: traitlets.List,
+        }
+        self.alt = alt
+        self.front = _source("page.js", *parts)
+        self.reader_state = sorted(state)
+        self.add_traits(
+            _esm=traitlets.Unicode(self.front + "\nexport default { render };\n").tag(sync=True),
+            _css=traitlets.Unicode(_source("figure.css")).tag(sync=True),
+            settings=traitlets.Dict(read_only=True).tag(sync=True),
+            **{name: kinds[type(value)](value).tag(sync=True) for name, value in state.items()},
+        )
+        self.set_trait("settings", {**settings, "title": title, "caption": caption, "colours": dict(colours)})
+        super().__init__()
+
+    @property
+    def html(self) -> str:
+        """The figure in its present state as HTML that needs nothing else; equal figures give equal text."""
+        now = {"settings": self.settings, **{name: getattr(self, name) for name in self.reader_state}}
+        # "<" could close the script early
+        state = json.dumps(now, sort_keys=True, separators=(",", ":"), allow_nan=False).replace(
+            "<", "\\u003c"
+        )
+        script = self.front + _source("stand_in.js")
+        name = hashlib.sha256((script + state).encode()).hexdigest()[:12]
+        return (
+            f'<div class="maml-slot" data-figure="{name}">\n<style>\n{_source("figure.css")}</style>\n'
+            f'<div class="maml-figure"><p>{html.escape(self.alt)}</p></div>\n'
+            f'<script type="application/json">{state}</script>\n<script>\n(() => {{\n"use strict";\n{script}'
+            f"for (const slot of document.querySelectorAll('[data-figure=\"{name}\"]:not([data-live])')) {{\n"
+            '  slot.setAttribute("data-live", "");\n'
+            "  const state = "
+            "JSON.parse(slot.querySelector('script[type=\"application/json\"]').textContent);\n"
+            '  render({ model: standIn(state), el: slot.querySelector(".maml-figure") });\n'
+            "}\n})();\n</script>\n</div>"
+        )
+
+    def __repr__(self) -> str:
+        return f"Interactive figure: {self.settings['title']}"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})
+        return {**data, "text/plain": repr(self), "text/html": self.html}, metadata
+
+
+def gradient_descent(
+    *, step_size: float = 0.3, start: float = 2.0, steps: int = 12, caption: str = ""
+) -> Figure:
+    """Gradient descent on f(x) = x², with sliders for the step size and the start.
+
+    A step is x ← (1 − 2η) x: it converges for 0 < η < 1, jumps from side to side beyond 1/2 and diverges
+    beyond 1. Used in chapter `learning-to-learn`.
+
+    Args:
+        step_size: η at first, within 0.05 and 1.1; the reader's is `figure.step_size`.
+        start: x₀ at first, within ±2.4; the reader's is `figure.start`.
+        steps: how many steps are shown, at least 1.
+
+    >>> gradient_descent(step_size=0.4)
+    Interactive figure: Gradient descent on f(x) = x²
+    """
+    _within("step_size", step_size, 0.05, 1.1)
+    _within("start", start, -2.4, 2.4)
+    _within("steps", steps, 1, 100)
+    return Figure(
+        "gradient_descent.js",
+        title="Gradient descent on f(x) = x²",
+        alt=(
+            "Interactive figure: the iterates of gradient descent on the parabola x², and their distance "
+            "from the minimum, as the step size η moves. Each step multiplies x by 1 − 2η, so the distance "
+            "shrinks for 0 < η < 1 and grows for η > 1."
+        ),
+        caption=caption,
+        colours={"path": COLOURS["blue"]},
+        settings={"steps": steps},
+        state={"step_size": float(step_size), "start": float(start)},
+    )
+
+
+def two_tasks(
+    optima: ArrayLike,
+    curvatures: ArrayLike,
+    *,
+    inner_lr: float,
+    theta: ArrayLike | None = None,
+    names: Sequence[str] | None = None,
+    caption: str = "",
+) -> Figure:
+    """Quadratic tasks Lᵢ(θ) = ½ (θ − wᵢ)ᵀ Aᵢ (θ − wᵢ) on a plane: drag θ and the optima wᵢ, slide α.
+
+    Joint training ends at the mean of the wᵢ weighted by Aᵢ, MAML at their mean weighted by Aᵢ (I − αAᵢ)²,
+    which is the same point at α = 0. Derived in chapter `objective`.
+
+    Args:
+        optima: the wᵢ, `(n_tasks, 2)`; the reader's are `figure.optima`.
+        curvatures: the Aᵢ, `(n_tasks, 2, 2)`, symmetric and positive definite.
+        inner_lr: α at first, not negative; the reader's is `figure.inner_lr`. The slider ends at 0.95
+            divided by the largest curvature, or at `inner_lr` if that is more.
+        theta: θ at first, `(2,)`; the reader's is `figure.theta`. By default the mean of the optima.
+        names: one per task, `task 1` and so on by default.
+
+    >>> two_tasks([[-2, 0], [2, 1]], [[[1, 0], [0, 4]], [[3, 0], [0, 1]]], inner_lr=0.1).theta
+    [0.0, 0.5]
+    """
+    w, a = np.asarray(optima, dtype=float), np.asarray(curvatures, dtype=float)
+    n = len(w) if w.ndim else 0
+    if w.ndim != 2 or w.shape[1] != 2 or not 1 <= n <= len(TASK_COLOURS):
+        raise ValueError(
+            f"optima has shape {w.shape}; give one row of 2 coordinates for each of 1 to {len(TASK_COLOURS)} "
+            "tasks"
+        )
+    if a.shape != (n, 2, 2):
+        raise ValueError(
+            f"curvatures has shape {a.shape} but there are {n} optima; give one 2 × 2 matrix per task, ({n}, "
+            "2, 2)"
+        )
+    if not (np.isfinite(w).all() and np.isfinite(a).all()):
+        raise ValueError("optima and curvatures must be finite; one of their numbers is not")
+    eigenvalues = np.linalg.eigvalsh(a)
+    if not np.allclose(a, a.transpose(0, 2, 1)) or eigenvalues.min() <= 0:
+        raise ValueError(
+            f"each curvature must be symmetric with positive eigenvalues, got {a.tolist()}; use B @ B.T + I "
+            "for some matrix B"
+        )
+    start = w.mean(axis=0) if theta is None else np.asarray(theta, dtype=float)
+    if start.shape != (2,) or not np.isfinite(start).all():
+        raise ValueError(f"theta is {start.tolist()}; give 2 finite coordinates")
+    if not (np.isfinite(inner_lr) and inner_lr >= 0):
+        raise ValueError(f"inner_lr={inner_lr} is not a step size; it must be finite and at least 0")
+    names = [f"task {i + 1}" for i in range(n)] if names is None else list(names)
+    if len(names) != n:
+        raise ValueError(f"{len(names)} names for {n} tasks; give one each")
+    low, high = np.vstack([w, start]).min(axis=0), np.vstack([w, start]).max(axis=0)
+    middle, reach = (low + high) / 2, 1.5 + 0.6 * float((high - low).max())
+    return Figure(
+        "quadratics.js",
+        "two_tasks.js",
+        title=f"{['One', 'Two', 'Three', 'Four', 'Five'][n - 1]} quadratic task{'s' * (n > 1)}, one initialisation",
+        alt=(
+            "Interactive figure: ellipses of equal loss of quadratic tasks on a plane, an initialisation θ "
+            "that one drags, and an arrow for each task's inner step. The optimum of joint training and "
+            "the optimum of MAML coincide at step size 0 and part as it grows, because MAML leaves the "
+            "steep directions to the inner step."
+        ),
+        caption=caption,
+        colours={
+            **{f"task_{i}": TASK_COLOURS[i] for i in range(n)},
+            **{look: _colour(look) for look in ("joint", "maml")},
+        },
+        settings={
+            "curvatures": a.tolist(),
+            "x": [middle[0] - reach, middle[0] + reach],
+            "y": [middle[1] - reach * 0.75, middle[1] + reach * 0.75],
+            "names": names,
+            "max_inner_lr": max(float(inner_lr), round(0.95 / float(eigenvalues.max()), 4)),
+        },
+        state={"optima": w.tolist(), "theta": start.tolist(), "inner_lr": float(inner_lr)},
+    )
+
+
+def sinusoid_adaptation(
+    networks: Mapping[str, Params],
+    *,
+    inner_lr: float | Mapping[str, float],
+    k_shot: int = 5,
+    inner_steps: int = 1,
+    max_steps: int = 10,
+    amplitude: float = 3.0,
+    phase: float = 1.0,
+    labels: Mapping[str, str] | None = None,
+    caption: str = "",
+) -> Figure:
+    """Networks that adapt in the page to a sinusoid, from support points that the reader draws.
+
+    The front end runs the forward and the backward pass itself, on the given float32 numbers and in double
+    precision: `inner_steps` steps down the mean squared error over the support points. Used in chapter
+    `sinusoids` (Finn et al. 2017, section 5.1: amplitude within 0.1 and 5, phase within 0 and π, inputs
+    within ±5).
+
+    Args:
+        networks: the parameters of each network under its name in `figures.LOOK`, such as `{"maml": params,
+            "joint": baseline}`. A network is `Linear` layers from 1 input to 1 output with ReLU between
+            them, its tensors in order: weight `(rows, columns)`, then bias `(rows,)`, of each layer.
+        inner_lr: α, one for all or one per name.
+        k_shot: how many support points there are at first, 1 to 20; the reader's are `figure.support`,
+            pairs of x and the height above the sinusoid.
+        inner_steps: K at first; the reader's is `figure.inner_steps`, up to `max_steps`.
+        amplitude, phase: of y = amplitude · sin(x − phase) at first; the reader's are `figure.amplitude`
+            and `figure.phase`.
+        labels: what the page calls each network, by name.
+    """
+    if not networks:
+        raise ValueError("there are no networks to adapt; give at least one, such as {'maml': params}")
+    _within("k_shot", k_shot, 1, 20)
+    _within("max_steps", max_steps, 1, 50)
+    _within("inner_steps", inner_steps, 0, max_steps)
+    _within("amplitude", amplitude, 0.1, 5.0)
+    _within("phase", phase, 0.0, np.pi)
+    rates = dict(inner_lr) if isinstance(inner_lr, Mapping) else dict.fromkeys(networks, inner_lr)
+    if missing := sorted(set(networks) - set(rates)):
+        raise ValueError(f"inner_lr has no rate for {', '.join(missing)}; give one to each network")
+    for name, rate in rates.items():
+        _within(f"inner_lr of {name}", rate, 0.0, 10.0)
+    called = {**LABELS, **(labels or {})}
+    state = {
+        "amplitude": float(amplitude),
+        "phase": float(phase),
+        "inner_steps": inner_steps,
+        "half_range": False,
+        # spread over the range by the golden ratio: any k_shot of them lie well apart
+        "support": [[round(-5 + 10 * ((0.3 + i * 0.6180339887) % 1), 3), 0.0] for i in range(k_shot)],
+    }
+    return Figure(
+        "mlp.js",
+        "sinusoid_adaptation.js",
+        title="Adapt to a new sinusoid",
+        alt=(
+            "Interactive figure: a sinusoid, a few support points on it, and the curve of each network "
+            "before and after gradient steps on those points. A meta-trained network bends to the sinusoid "
+            "within a step or two, also where it has seen no point; a baseline hardly moves."
+        ),
+        caption=caption,
+        colours={look: _colour(look) for look in (*networks, "truth", "support")},
+        settings={
+            "networks": [
+                {
+                    "look": name,
+                    "label": called.get(name, name.replace("_", " ")),
+                    "inner_lr": float(rates[name]),
+                    **_packed(name, params),
+                }
+                for name, params in networks.items()
+            ],
+            "max_steps": max_steps,
+            "max_shots": 20,
+        },
+        state=state,
+    )
+
+
+def few_shot_game(tasks: Task, *, caption: str = "") -> Figure:
+    """Few-shot learning as a game: which class does a drawing belong to, says the reader, says pixel distance.
+
+    Of each task one query is asked, chosen at random with a fixed seed. The page shows four shades of grey;
+    the nearest neighbour, in squared distance, sees the images as given. The reader's choices are
+    `figure.guesses`. Used in chapter `learning-to-learn`.
+
+    Args:
+        tasks: a stack of image tasks as `sampling.class_tasks` draws it: support and query images
+            `(n_tasks, n, channels, h, w)` with ink 1 on paper 0 in their first channel, labels
+            `(n_tasks, n)` from 0, as many drawings of every class.
+    """
+    (support_x, support_y), (query_x, query_y) = ((part.x.cpu(), part.y.cpu()) for part in tasks)
+    if support_x.dim() != 5 or support_y.shape != support_x.shape[:2] or len(support_x) == 0:
+        raise ValueError(
+            f"support has images {tuple(support_x.shape)} and labels {tuple(support_y.shape)}; "
+            "give a stack of tasks, (n_tasks, n, channels, h, w) and (n_tasks, n)"
+        )
+    if (
+        query_x.shape[2:] != support_x.shape[2:]
+        or query_y.shape != query_x.shape[:2]
+        or len(query_x) != len(support_x)
+    ):
+        raise ValueError(
+            f"query images {tuple(query_x.shape)} do not fit support images {tuple(support_x.shape)}; draw "
+            "both together"
+        )
+    low, high = float(support_x.min()), float(support_x.max())
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"pixels lie between {low:.3g} and {high:.3g}; scale the images to 0 (paper) to 1 (ink)"
+        )
+    n_way = int(support_y.max()) + 1
+    k_shot, rest = divmod(support_y.shape[1], n_way)
+    if (
+        rest
+        or k_shot == 0
+        or not all(torch.equal(torch.bincount(y), torch.full((n_way,), k_shot)) for y in support_y)
+    ):
+        raise ValueError(
+            f"the support labels are not {n_way} classes with equally many drawings in every task; draw them "
+            "with class_tasks"
+        )
+    _within("n_way", n_way, 2, 9)
+    chooser = random.Random(0)
+    drawings, answers, nearest = [], [], []
+    for images, labels, queries, query_labels in zip(support_x, support_y, query_x, query_y):
+        order = torch.argsort(labels, stable=True)
+        asked = chooser.randrange(len(queries))
+        distances = (images[order] - queries[asked]).flatten(1).double().square().sum(dim=1)
+        drawings.append(torch.cat([images[order], queries[asked : asked + 1]])[:, 0])
+        answers.append(int(query_labels[asked]))
+        nearest.append(int(labels[order][distances.argmin()]))
+    shades = (torch.cat(drawings).double() * 3).round().clamp(0, 3).to(torch.uint8).flatten().numpy()
+    shades = np.pad(shades, (0, -len(shades) % 4)).reshape(-1, 4)
+    packed = (shades << np.array([0, 2, 4, 6], dtype=np.uint8)).sum(axis=1).astype(np.uint8)
+    return Figure(
+        "few_shot_game.js",
+        title="Few-shot learning as a game",
+        alt=(
+            f"Interactive figure: {len(answers)} tasks, each with {n_way} classes of {k_shot} "
+            f"drawing{'s' * (k_shot > 1)} and one more drawing to classify. The reader's score is set beside "
+            "that of the nearest neighbour in pixels."
+        ),
+        caption=caption,
+        colours={"right": COLOURS["green"], "wrong": COLOURS["vermillion"]},
+        settings={
+            "n_way": n_way,
+            "k_shot": k_shot,
+            "height": support_x.shape[-2],
+            "width": support_x.shape[-1],
+            "drawings": base64.b64encode(packed.tobytes()).decode(),
+            "answers": answers,
+            "rivals": [{"name": "the nearest neighbour in pixels", "guesses": nearest}],
+        },
+        state={"guesses": []},
+    )
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ValueError(f"{name}={value} lies outside {low:g} to {high:g}; choose a value within")
+
+
+def _packed(name: str, params: Params) -> dict[str, Any]:
+    tensors = [tensor.detach().cpu() for tensor in params.values()]
+    shapes = [tuple(tensor.shape) for tensor in tensors]
+    weights, biases = shapes[0::2], shapes[1::2]
+    layers = (
+        len(shapes) >= 2
+        and len(weights) == len(biases)
+        and all(len(weight) == 2 and bias == weight[:1] for weight, bias in zip(weights, biases))
+        and all(left[0] == right[1] for left, right in itertools.pairwise(weights))
+        and weights[0][1] == weights[-1][0] == 1
+    )
+    if not layers:
+        raise ValueError(
+            f"the parameters of {name} have shapes {shapes}; give weight and bias of each linear layer in "
+            "order, from 1 input to 1 output"
+        )
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).float()
+    if not flat.isfinite().all():
+        raise ValueError(f"the parameters of {name} are not all finite; check its training before showing it")
+    return {
+        "sizes": [1, *(rows for rows, _ in weights)],
+        "weights": base64.b64encode(flat.numpy().astype("<f4").tobytes()).decode(),
+    }
