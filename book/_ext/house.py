@@ -8,10 +8,12 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 import sphinxcontrib.bibtex.plugin
+from sphinx.util.nodes import make_refnode
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
 CLAIM = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(✓ [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
+SIGNATURE = re.compile(r'(?<=<dt class="sig ).*?(?=</dt>)', re.DOTALL)
 WAITING = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(… [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
 
 
@@ -59,7 +61,9 @@ def drop_kernel_scripts(app, pagename, templatename, context, doctree) -> None:
         and "THEBE" not in str(getattr(script, "attributes", {}).get("body", ""))
     ]
     if "body" in context:
-        body = re.sub(r'<script type="text/x-thebe-config">.*?</script>', "", context["body"], flags=re.DOTALL)
+        body = re.sub(
+            r'<script type="text/x-thebe-config">.*?</script>', "", context["body"], flags=re.DOTALL
+        )
         context["body"] = re.sub(r"<script>kernelName = .*?</script>", "", body)
 
 
@@ -70,10 +74,42 @@ def mark_claims(app, pagename, templatename, context, doctree) -> None:
         context["body"] = WAITING.sub(r'\1<span class="waiting">\2</span>', body)
 
 
+def drop_unread_modules(app, env) -> None:
+    """The list of sources must not link to those that could not be read, such as a named tuple's methods."""
+    modules = getattr(env, "_viewcode_modules", {})
+    for name in [name for name, read in modules.items() if not read]:
+        del modules[name]
+
+
+def mend_markup(app, pagename, templatename, context, doctree) -> None:
+    """Two habits of Sphinx that trouble a screen reader: lists without terms, and a role that is no more."""
+    if "body" in context:
+        body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        context["body"] = SIGNATURE.sub(
+            lambda sig: re.sub(r"<(/?)d[ld]>", r"<\1div>", sig[0]).replace("<div>", '<div class="sig-line">'),
+            body,
+        )
+
+
+def link_own_names(app, env, node, contnode):
+    """Annotations say `Params` or `Task`: link them to where the kit defines them."""
+    if node.get("refdomain") != "py":
+        return None
+    domain = env.get_domain("py")
+    found = [name for name in domain.objects if name.endswith("." + node["reftarget"])]
+    if len(found) != 1:
+        return None
+    there = domain.objects[found[0]]
+    return make_refnode(app.builder, node["refdoc"], there.docname, there.node_id, contnode, found[0])
+
+
 def setup(app) -> dict[str, bool]:
     app.connect("config-inited", published_at)
     app.connect("autodoc-process-docstring", keep_constants, priority=400)
     app.connect("autodoc-process-docstring", keep_constants, priority=600)
+    app.connect("missing-reference", link_own_names)
+    app.connect("env-updated", drop_unread_modules)
+    app.connect("html-page-context", mend_markup, priority=900)
     app.connect("html-page-context", drop_kernel_scripts, priority=900)
     app.connect("html-page-context", mark_claims, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
