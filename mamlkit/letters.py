@@ -219,7 +219,8 @@ def distort(shape: Outline, amounts: Array) -> Array:
     low, high = drawn.min(axis=1, keepdims=True), drawn.max(axis=1, keepdims=True)
     shrink = np.minimum(1, ROOM / np.maximum((high - low).max(axis=2, keepdims=True), 1e-9))
     low, high, drawn = shrink * low, shrink * high, shrink * drawn
-    return drawn + np.maximum(-ROOM / 2 - low, 0) - np.maximum(high - ROOM / 2, 0)
+    inside: Array = drawn + np.maximum(-ROOM / 2 - low, 0) - np.maximum(high - ROOM / 2, 0)
+    return inside
 
 
 def _cubic_weights(position: Array) -> Array:
