@@ -80,6 +80,7 @@ peers: environment
 lint: environment
 	$(call say,Style: ruff over the kit, the tests and the notebooks)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check mamlkit tests book/_ext
+	@$(PY) tests/refresh.py --check
 
 types: environment
 	$(call say,Types: mypy over the kit)
@@ -91,7 +92,7 @@ unit: environment peers
 
 notebooks: environment
 	$(call say,The chapters: every cell run again and compared with what the page shows)
-	@$(PY) -m pytest -q --nbval --nbval-current-env --nbval-cell-timeout=600 -p no:randomly -n 2 --dist loadfile $(NOTEBOOKS)
+	@$(PY) -m pytest -q --nbval -n 2 --dist loadfile $(NOTEBOOKS)
 
 site: peers
 	$(call say,The site: built from nothing)

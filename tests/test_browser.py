@@ -1,4 +1,4 @@
-"""Every page in a real browser, from the file system with the network shut: quiet, narrow enough, dark enough, usable by all.
+"""Every page in a real browser, from the file system with the network shut: quiet, narrow enough, usable by all.
 
 Skipped, with the reason, where playwright or a Chromium is missing. BOOK_HTML names another folder than `_build/html`.
 """
@@ -38,6 +38,10 @@ class Visit:
     page: playwright.Page
     complaints: list[str] = field(default_factory=list)
 
+    def hear(self, complaint: str, counts: bool = True) -> None:
+        if counts:
+            self.complaints.append(complaint)
+
     def settle(self) -> None:
         self.page.wait_for_function("window.MathJax === undefined || !!window.MathJax.startup?.promise")
         self.page.evaluate("async () => { await window.MathJax?.startup?.promise }")
@@ -67,17 +71,10 @@ def visit(browser):
         )
         contexts.append(context)
         seen = Visit(context.new_page())
-        seen.page.on(
-            "console", lambda m: seen.complaints.append(m.text) if m.type in ("error", "warning") else None
-        )
-        seen.page.on("pageerror", lambda error: seen.complaints.append(str(error)))
-        seen.page.on("requestfailed", lambda request: seen.complaints.append(f"failed: {request.url}"))
-        seen.page.on(
-            "request",
-            lambda request: (
-                seen.complaints.append(f"asked: {request.url}") if request.url.startswith("http") else None
-            ),
-        )
+        seen.page.on("console", lambda said: seen.hear(said.text, said.type in ("error", "warning")))
+        seen.page.on("pageerror", lambda error: seen.hear(str(error)))
+        seen.page.on("requestfailed", lambda request: seen.hear(f"failed: {request.url}"))
+        seen.page.on("request", lambda request: seen.hear(request.url, request.url.startswith("http")))
         seen.page.goto((HTML / f"{name}.html").as_uri())
         seen.settle()
         return seen
