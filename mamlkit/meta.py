@@ -89,11 +89,7 @@ def meta_gradient(
     Raises:
         ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.
     """
-    n = n_tasks(tasks)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"chunk_size={chunk_size}, but a chunk holds at least 1 task; use None for all tasks at once"
-        )
+    n = _checked_n_tasks(tasks, chunk_size)
     if chunk_size == 1:
         each = [_task_gradient(task_loss, params, tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)]
         gradients, losses = tree_map(lambda *of_tasks: torch.stack(of_tasks), *each)
@@ -156,19 +152,51 @@ def evaluate(
     Raises:
         ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.
     """
-    n = n_tasks(tasks)
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"chunk_size={chunk_size}, but a chunk holds at least 1 task; use None for all tasks at once"
-        )
 
     def task_metric(task: Task) -> Tensor:
         return metric(model, adapt(params, task.support), task.query)
 
+    return _over_tasks(task_metric, tasks, chunk_size)
+
+
+def _over_tasks(task_metric: Callable[[Task], Tensor], tasks: Task, chunk_size: int | None) -> Tensor:
+    n = _checked_n_tasks(tasks, chunk_size)
     with torch.no_grad():
         if chunk_size == 1:
             return torch.stack([task_metric(tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)])
-        return vmap(task_metric, chunk_size=chunk_size)(tasks)
+        values: Tensor = vmap(task_metric, chunk_size=chunk_size)(tasks)
+        return values
+
+
+def _checked_n_tasks(tasks: Task, chunk_size: int | None) -> int:
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(
+            f"chunk_size={chunk_size}, but a chunk holds at least 1 task; use None for all tasks at once"
+        )
+    return n_tasks(tasks)
+
+
+def inductive_accuracy(
+    model: nn.Module, adapt: Adapt, params: Params, tasks: Task, *, chunk_size: int | None = None
+) -> Tensor:
+    """The share of queries, `(n_tasks,)` in [0, 1], that each task gets right when every query comes alone.
+
+    Each query is normalised together with the support set and never with the other queries, so that batch norm lets nothing
+    leak between them; `evaluate(metric=accuracy)` is the transductive number beside it. Nichol et al. (2018), section 6.1, has
+    both. Derived in chapter `few-shot-images`.
+
+    Raises:
+        ValueError: what `evaluate` raises.
+    """
+
+    def task_accuracy(task: Task) -> Tensor:
+        adapted = adapt(params, task.support)
+        logits = vmap(lambda x: predict(model, adapted, torch.cat([task.support.x, x[None]]))[-1])(
+            task.query.x
+        )
+        return (logits.argmax(-1) == task.query.y).float().mean()
+
+    return _over_tasks(task_accuracy, tasks, chunk_size)
 
 
 class MeanCI(NamedTuple):

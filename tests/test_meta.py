@@ -11,7 +11,15 @@ from judges import JUDGES
 from torch import nn
 
 from mamlkit.algorithms import maml
-from mamlkit.meta import accuracy, evaluate, mean_ci95, meta_gradient, meta_step, query_loss
+from mamlkit.meta import (
+    accuracy,
+    evaluate,
+    inductive_accuracy,
+    mean_ci95,
+    meta_gradient,
+    meta_step,
+    query_loss,
+)
 from mamlkit.models import Network, conv4, initial_params, mlp
 from mamlkit.tasks import Batch, Params, Task
 
@@ -231,6 +239,25 @@ def test_accuracy_counts_the_largest_logit() -> None:
     )
 
     assert accuracy(model, params, batch).item() == 0.75
+
+
+def test_inductive_accuracy_sees_every_query_alone() -> None:
+    model, params, tasks = classification("pool", n_tasks=3)
+    adapt = partial(maml.adapt, model, inner_lr=INNER_LR, inner_steps=1)
+
+    ours = inductive_accuracy(model, adapt, params, tasks)
+
+    for i in range(3):
+        support, query = (Batch(b.x[i], b.y[i]) for b in tasks)
+        adapted = adapt(params, support)
+        logits = [
+            torch.func.functional_call(model, adapted, (torch.cat([support.x, x[None]]),))[-1]
+            for x in query.x
+        ]
+        assert ours[i].item() == pytest.approx(
+            (torch.stack(logits).argmax(-1) == query.y).double().mean().item()
+        )
+    assert torch.equal(ours, inductive_accuracy(model, adapt, params, tasks, chunk_size=1))
 
 
 @pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (4, 3.182), (30, 2.045), (600, 1.964)])
