@@ -78,7 +78,7 @@ peers: environment
 	fi
 
 lint: environment
-	$(call say,Style: ruff over the kit, the tests and the notebooks)
+	$(call say,Style: ruff over kit and tests and notebooks)
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check mamlkit tests book/_ext
 	@$(PY) tests/refresh.py --check
 
