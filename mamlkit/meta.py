@@ -1,6 +1,6 @@
 """Across tasks: the loss after adaptation, its gradient, one step of meta-training, evaluation.
 
-The objective (Finn et al. 2017, equation 1) is the query loss at the adapted parameters, averaged over tasks:
+The objective (Finn et al. 2017, section 2.2) is the query loss at the adapted parameters, averaged over tasks:
 
     F(theta) = E_task [ L_query(phi) ],    phi = adapt(theta, support)
 
@@ -68,7 +68,7 @@ def accuracy(model: nn.Module, params: Params, batch: Batch) -> Tensor:
 def query_loss(model: nn.Module, adapt: Adapt, params: Params, task: Task) -> Tensor:
     """The objective on one task, a scalar: adapt on the support set, then measure the loss on the query set.
 
-    Finn et al. (2017), equation 1. Derived in chapter `objective`.
+    Finn et al. (2017), section 2.2, the meta-objective. Derived in chapter `objective`.
     """
     adapted = adapt(params, task.support)
     return batch_loss(model, adapted, task.query)
@@ -116,7 +116,7 @@ def meta_step(
 ) -> Tensor:
     """The mean task loss before the step, a scalar; `meta_optimizer`, which holds the tensors of `params`, moves them in place.
 
-    Finn et al. (2017), Algorithm 1, line 8. Derived in chapter `outer-loop`.
+    Finn et al. (2017), equation 1 and Algorithm 1, line 8. Derived in chapter `outer-loop`.
 
     Raises:
         ValueError: what `meta_gradient` raises, or an optimiser that holds none of `params`.

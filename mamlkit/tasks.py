@@ -1,7 +1,7 @@
 """The vocabulary: a batch, a task, the parameters.
 
 A *task* is what few-shot learning is about: a few labelled examples to learn from, the **support** set, and examples of the same
-problem to be judged on, the **query** set (Vinyals et al. 2016, section 2; Finn et al. 2017, section 2.1).
+problem to be judged on, the **query** set (the words of Vinyals et al. 2016 and Snell et al. 2017).
 
 A *stack of tasks* is the same `Task` whose four tensors all have one more leading axis, `(meta_batch_size, ...)`.
 """

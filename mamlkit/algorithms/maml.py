@@ -38,7 +38,7 @@ def adapt(
         only: adapt just the parameters whose name starts so, `"head"` say; the others are shared by all tasks.
 
     Raises:
-        ValueError: `inner_steps` below 0, an empty support set, or a name in `only` that no parameter has.
+        ValueError: `inner_steps` below 0, an empty support set, or an `only` that starts no parameter's name.
 
     Finn et al. (2017), Algorithm 1. Derived in chapter `inner-loop`.
 
