@@ -1,9 +1,8 @@
 """One style sheet, and one colour and line style per algorithm, for the whole book.
 
 The colours start from Okabe and Ito's palette (Color Universal Design, 2008), darkened where a thin line
-would not reach a
-contrast of 3 : 1 on the card. Algorithms that share a hue belong together and differ in line style. Figures
-keep their light card in dark mode, so one picture serves both.
+would not reach a contrast of 3 : 1 on the card. Algorithms that share a hue belong together and differ in
+line style. Figures keep their light card in dark mode, so one picture serves both.
 """
 
 from __future__ import annotations
@@ -17,6 +16,8 @@ import torch
 from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from mamlkit.meta import mean_ci95
 
 __all__ = ["CARD", "COLOURS", "LOOK", "band", "label_line", "task_grid", "use"]
 
@@ -166,7 +167,7 @@ def band(ax: Axes, x: Any, values: Any, *, look: str, label: str) -> None:
             f"values has {n} repeat, and a spread needs at least 2; use ax.plot for a single run"
         )
     style = LOOK[look]
-    mean, half = values.mean(0), _t95(n - 1) * values.std(0, ddof=1) / n**0.5
+    mean, half = np.array([mean_ci95(torch.from_numpy(of_point)) for of_point in values.T]).T
     ax.plot(x, mean, label=f"{label} (n = {n})", **style)
     ax.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0)
 
@@ -253,17 +254,3 @@ def _array(values: Any) -> np.ndarray:
 def _images(values: Any) -> np.ndarray:
     images = _array(values)
     return images.reshape(-1, *images.shape[-2:])
-
-
-def _t95(degrees: int) -> float:
-    """Student's two-sided 95 % quantile, to three digits: a table, then Fisher's expansion about the normal
-    one."""
-    if degrees <= 4:
-        return (12.706, 4.303, 3.182, 2.776)[degrees - 1]
-    z: float = 1.959964
-    terms = (
-        (z**3 + z) / 4,
-        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
-        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
-    )
-    return z + sum(term / float(degrees**power) for power, term in enumerate(terms, 1))

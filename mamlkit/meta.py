@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -233,6 +234,7 @@ def mean_ci95(values: Tensor) -> MeanCI:
     return MeanCI(values.mean().item(), half_width)
 
 
+@cache
 def _student_t_975(df: int) -> float:
     # With t = sqrt(df) tan(u) Student's density becomes cos(u)^(df - 1) on (-pi/2, pi/2): integrate that, read off 97.5 %.
     u = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)

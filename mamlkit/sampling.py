@@ -1,6 +1,7 @@
 """Draw stacks of tasks, on any device, with no loop and no wait for the device.
 
-Randomness enters as a `torch.Generator` that lives on the device where the tasks are wanted. Derived in chapter `learning-to-learn`.
+Randomness enters as a `torch.Generator` that lives on the device where the tasks are wanted. Derived in chapter
+`learning-to-learn`.
 """
 
 from __future__ import annotations
