@@ -27,7 +27,7 @@ def axpy(scale: float | Tensor, x: Params, y: Params) -> Params:
 def hvp(loss: Callable[[Params], Tensor], params: Params, vector: Params) -> Params:
     """The Hessian of `loss` at `params` times `vector`: the gradient of the gradient's inner product with `vector`.
 
-    Reverse over reverse, which works inside a later backward pass too, where `jvp(grad(loss))` fails (torch 2.13).
+    Reverse over reverse, which works for every loss; forward over reverse, `jvp(grad(loss))`, stops at `F.mse_loss` (torch 2.13).
     Pearlmutter (1994). Derived in chapter `outer-loop`.
 
     >>> import torch

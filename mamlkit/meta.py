@@ -90,7 +90,7 @@ def meta_gradient(
     Raises:
         ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.
     """
-    n = _checked_n_tasks(tasks, chunk_size)
+    n = n_tasks(tasks)
     if chunk_size == 1:
         each = [_task_gradient(task_loss, params, tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)]
         gradients, losses = tree_map(lambda *of_tasks: torch.stack(of_tasks), *each)
@@ -161,20 +161,12 @@ def evaluate(
 
 
 def _over_tasks(task_metric: Callable[[Task], Tensor], tasks: Task, chunk_size: int | None) -> Tensor:
-    n = _checked_n_tasks(tasks, chunk_size)
+    n = n_tasks(tasks)
     with torch.no_grad():
         if chunk_size == 1:
             return torch.stack([task_metric(tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)])
         values: Tensor = vmap(task_metric, chunk_size=chunk_size)(tasks)
         return values
-
-
-def _checked_n_tasks(tasks: Task, chunk_size: int | None) -> int:
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(
-            f"chunk_size={chunk_size}, but a chunk holds at least 1 task; use None for all tasks at once"
-        )
-    return n_tasks(tasks)
 
 
 def inductive_accuracy(
