@@ -280,3 +280,19 @@ def test_a_run_shows_its_progress_unless_told_not_to(capsys) -> None:
 
     assert "1/1" in shown
     assert capsys.readouterr().err == ""
+
+
+def test_a_sampler_that_changes_its_shapes_is_refused() -> None:
+    task_loss, params = start()
+    sizes = iter([4, 5])
+
+    with pytest.raises(ValueError, match="the tasks of meta-step 1 have other shapes"):
+        meta_train(
+            task_loss,
+            params,
+            lambda generator: _sample(next(sizes), generator),
+            meta_steps=2,
+            meta_optimizer=ADAM,
+            generator=torch.Generator(),
+            progress=False,
+        )

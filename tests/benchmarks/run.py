@@ -206,7 +206,7 @@ def with_jax(race: Race) -> Step:
     each = jax.vmap(jax.grad(after_adaptation), (None, 0, 0, 0, 0))(
         weights, support_x, support_y, query_x, query_y
     )
-    theirs = [torch.tensor(jax.device_get(g.mean(0))).T for g in each]
+    theirs = [torch.tensor(jax.device_get(g.mean(0).T)) for g in each]
     worst = max(((a - b).norm() / a.norm()).item() for a, b in zip(ours.values(), theirs, strict=True))
     if worst > 1e-4:
         raise ArithmeticError(f"the meta-gradient differs by {worst:.0e} in float32")
