@@ -227,7 +227,9 @@ def test_malformed_tasks_are_refused_with_the_cure(broken, message: str) -> None
 def test_a_chunk_holds_at_least_one_task(chunk_size: int) -> None:
     model, params, tasks = regression()
 
-    with pytest.raises(ValueError, match=rf"chunk_size should be None or greater than 0. \(got {chunk_size}\)"):
+    with pytest.raises(
+        ValueError, match=rf"chunk_size should be None or greater than 0. \(got {chunk_size}\)"
+    ):
         meta_gradient(objective(model, 1), params, tasks, chunk_size=chunk_size)
 
 
