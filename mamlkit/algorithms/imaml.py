@@ -1,0 +1,87 @@
+"""Implicit MAML (Rajeswaran, Finn, Kakade & Levine, NeurIPS 2019, arXiv:1909.04630).
+
+Inside a task, go all the way to the minimum of the support loss, held near the initialisation by a spring of strength lambda:
+
+    phi* = argmin_phi  L_support(phi) + lambda / 2 * |phi - theta|^2
+
+At that minimum the implicit function theorem gives the meta-gradient, whatever way led there:
+
+    (I + H / lambda) x = grad L_query(phi*),    H the Hessian of the support loss at phi*
+
+so nothing of the inner loop is kept in memory, and conjugate gradient finds x from products with H.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.func import grad, grad_and_value
+
+from mamlkit.gradients import axpy, conjugate_gradient, dot, hvp, with_gradient
+from mamlkit.meta import Adapt, batch_loss
+from mamlkit.tasks import Batch, Params, Task, check_inner_loop
+
+
+def adapt(
+    model: nn.Module,
+    params: Params,
+    support: Batch,
+    *,
+    inner_lr: float,
+    inner_steps: int,
+    strength: float,
+) -> Params:
+    """The parameters after `inner_steps` steps of gradient descent on the support loss plus `strength / 2 * |phi - params|^2`.
+
+    Args:
+        support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
+        inner_lr: alpha; 0 < alpha < 2 / (largest curvature + strength) for descent.
+        inner_steps: K >= 0; the implicit gradient assumes enough of them to reach the minimum.
+        strength: lambda > 0, how hard the spring pulls.
+
+    Raises:
+        ValueError: `inner_steps` below 0, an empty support set, or a `strength` that is not positive.
+
+    Rajeswaran et al. (2019), section 2.2. Derived in chapter `implicit-maml`.
+    """
+    check_inner_loop(params, support, inner_steps=inner_steps)
+    _check_strength(strength)
+
+    def held_loss(phi: Params) -> Tensor:
+        away = axpy(-1, params, phi)
+        return batch_loss(model, phi, support) + strength / 2 * dot(away, away)
+
+    phi = params
+    for _ in range(inner_steps):
+        phi = axpy(-inner_lr, grad(held_loss)(phi), phi)
+    return phi
+
+
+def task_loss(
+    model: nn.Module, adapt: Adapt, params: Params, task: Task, *, strength: float, cg_steps: int
+) -> Tensor:
+    """The query loss at the adapted parameters, a scalar, whose gradient with respect to `params` is the implicit one.
+
+    Args:
+        adapt: ends near the minimum of the support loss held by the same `strength`.
+        strength: lambda > 0. Where the support loss curves downwards more than that, `I + H / lambda` is not positive
+            definite and conjugate gradient has no guarantee.
+        cg_steps: steps of conjugate gradient; each costs one Hessian-vector product.
+
+    Raises:
+        ValueError: a `strength` that is not positive, or `cg_steps` below 1.
+
+    Rajeswaran et al. (2019), Lemma 1 and Algorithm 2. Derived in chapter `implicit-maml`.
+    """
+    _check_strength(strength)
+    phi = adapt({name: p.detach() for name, p in params.items()}, task.support)
+    gradient, value = grad_and_value(lambda at: batch_loss(model, at, task.query))(phi)
+
+    def matvec(v: Params) -> Params:
+        return axpy(1 / strength, hvp(lambda at: batch_loss(model, at, task.support), phi, v), v)
+
+    return with_gradient(value, params, conjugate_gradient(matvec, gradient, steps=cg_steps))
+
+
+def _check_strength(strength: float) -> None:
+    if not strength > 0:
+        raise ValueError(f"strength={strength}, but the spring needs a strength above 0; without it use maml")
