@@ -28,7 +28,8 @@ Metric = Callable[[nn.Module, Params, Batch], Tensor]
 
 
 def predict(model: nn.Module, params: Params, x: Tensor) -> Tensor:
-    """What `model` would say of `x` if its parameters were `params`; the model's own stay as they are.
+    """What `model` would say of `x` if its parameters were `params`; the model's own stay as they are
+    and stand in only for names that `params` lacks.
 
     Raises:
         ValueError: `params` has a name that the model has not.
@@ -49,10 +50,14 @@ def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     Finn et al. (2017), equations 2 and 3. Derived in chapter `inner-loop`.
 
     Raises:
-        ValueError: predictions and real targets differ in shape.
+        ValueError: predictions and real targets differ in shape, or integer targets are no labels.
     """
     predictions = predict(model, params, batch.x)
     if not batch.y.is_floating_point():
+        if batch.y.dtype != torch.int64 or batch.y.dim() != 1:
+            raise ValueError(
+                f"integer y is labels, int64 of shape (n,), got {batch.y.dtype} {tuple(batch.y.shape)}; else use y.float()"
+            )
         return F.cross_entropy(predictions, batch.y)
     if predictions.shape != batch.y.shape:
         raise ValueError(
@@ -102,8 +107,9 @@ def meta_gradient(
 def _task_gradient(task_loss: TaskLoss, params: Params, task: Task) -> tuple[Params, Tensor]:
     # What grad_and_value gives, by plain autograd: some percent faster for a single task of convolutions on a CPU.
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
-    loss = task_loss(leaves, task)
-    gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
+    with torch.enable_grad():
+        loss = task_loss(leaves, task)
+        gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
 
@@ -121,15 +127,15 @@ def meta_step(
 
     Raises:
         ValueError: what `meta_gradient` raises, or an optimiser that holds none of `params`.
-        FloatingPointError: the loss is not finite; `params` are then as they were.
+        FloatingPointError: the loss or its gradient is not finite; `params` are then as they were.
     """
     held = {id(p) for group in meta_optimizer.param_groups for p in group["params"]}
     if not any(id(p) in held for p in params.values()):
         raise ValueError("meta_optimizer holds none of params; make it from list(params.values())")
     loss, gradients = meta_gradient(task_loss, params, tasks, chunk_size=chunk_size)
-    if not torch.isfinite(loss):
+    if not all(torch.isfinite(t).all() for t in (loss, *gradients.values())):
         raise FloatingPointError(
-            f"the meta-loss is {loss.item()}; params are unchanged: lower inner_lr or meta_lr"
+            f"the meta-loss is {loss.item()}, and it or its gradient is not finite; params are unchanged: lower a rate"
         )
     for name, p in params.items():
         p.grad = gradients[name]
@@ -148,7 +154,8 @@ def evaluate(
 ) -> Tensor:
     """`metric` on the query set of each task after adaptation, shape `(n_tasks,)`.
 
-    `metric` is `batch_loss` or `accuracy` or any `(model, params, batch) -> scalar`. `chunk_size` as in `meta_gradient`.
+    `metric` is `batch_loss` or `accuracy` or any `(model, params, batch) -> tensor`, whose shape then follows `n_tasks`.
+    `chunk_size` as in `meta_gradient`.
 
     Raises:
         ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.

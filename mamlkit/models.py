@@ -38,7 +38,7 @@ def mlp(sizes: Sequence[int], *, batch_norm: bool = False) -> Network:
     """A multi-layer perceptron with ReLU between its layers, `(n, ...)` flattened to `(n, sizes[0]) -> (n, sizes[-1])`.
 
     `mlp([1, 40, 40, 1])` is the sinusoid network of Finn et al. (2017), section 5.1; `mlp([784, 256, 128, 64, 64, n_way],
-    batch_norm=True)` their Omniglot MLP, appendix A.1.
+    batch_norm=True)` their Omniglot MLP, section 5.2.
 
     Raises:
         ValueError: fewer than two sizes, or one below 1.
@@ -68,8 +68,8 @@ def conv4(
     """Four blocks of 3x3 convolution, batch norm and ReLU, each halving the image, then a linear head.
 
     `(n, in_channels, image_size, image_size) -> (n, n_way)` logits. `downsample="pool"` max-pools 2x2 after each convolution
-    (Vinyals et al. 2016, section 4.1); `"stride"` gives the convolutions stride 2 and averages the last feature map, as in
-    Finn et al. (2017), appendix A.1, at about a quarter of the cost.
+    (Vinyals et al. 2016, section 4.1); `"stride"` gives the convolutions stride 2 and averages the last feature map
+    (strides: Finn et al. 2017, section 5.2; the average: their code), at about a quarter of the cost.
 
     No convolution has a bias: batch norm subtracts it again and its gradient is exactly zero. With pooling, ReLU stands after it:
     the two commute, and ReLU then has a quarter of the work.

@@ -160,10 +160,10 @@ def save(record: Record, path: str | Path, *, replace: bool = False) -> None:
     """Write a record, whole or not at all.
 
     Args:
-        replace: whether a record of other settings may be overwritten. One of the same settings always may.
+        replace: whether a record of another experiment or other settings may be overwritten. One of the same always may.
 
     Raises:
-        FileExistsError: `path` holds other settings or is no record; it is left as it is.
+        FileExistsError: `path` holds another experiment or other settings, or is no record; it is left as it is.
         ValueError: the record is larger than 100 kB.
     """
     path = Path(path)
@@ -179,7 +179,7 @@ def save(record: Record, path: str | Path, *, replace: bool = False) -> None:
             f"the record has {size:,} bytes, {LARGEST:,} at most; thin its curves or round its numbers"
         )
     if path.exists() and not replace:
-        difference = _other_settings(path, data["config"])
+        difference = _other_settings(path, record)
         if difference:
             raise FileExistsError(
                 f"{path.name} {difference}; nothing was written: save elsewhere or pass replace=True"
@@ -257,12 +257,16 @@ def _not_finite(constant: str) -> float:
     raise ValueError(f"it holds the number {constant}, and a record holds finite ones")
 
 
-def _other_settings(path: Path, config: Mapping[str, Any]) -> str:
+def _other_settings(path: Path, record: Record) -> str:
     """Why the file at `path` must not be lost, or nothing."""
     try:
-        there = json.loads(path.read_text(encoding="utf-8"))["config"]
+        data = json.loads(path.read_text(encoding="utf-8"))
+        experiment, there = data["experiment"], data["config"]
     except (ValueError, TypeError, KeyError):
         return "exists and is no record"
+    if experiment != record.experiment:
+        return f"is a record of {experiment!r}, not of {record.experiment!r}"
+    config = record.config
     if there == config:
         return ""
     names = there.keys() | config.keys() if isinstance(there, dict) else config.keys()

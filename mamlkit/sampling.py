@@ -71,7 +71,7 @@ def class_tasks(
     Each task draws `n_way` different classes in random order, labels them 0 to n_way - 1 (so no label means anything across
     tasks), and of each class `k_shot` support and `k_query` other query drawings. Support x is
     `(meta_batch_size, n_way * k_shot, channels, h, w)`, class after class; y holds the integer labels. Vinyals et al. (2016),
-    section 3.1.
+    section 4.
 
     Raises:
         ValueError: more classes or drawings asked for than there are, a count below 1, or a generator on another device.

@@ -25,9 +25,10 @@ from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
 from mamlkit.meta import TaskLoss, meta_gradient
-from mamlkit.tasks import Params, Task
+from mamlkit.tasks import Params, Task, n_tasks
 
 Gradient = Callable[[Params, Task], tuple[Tensor, Params]]
+_CURE = "the checkpoint is left as it was: lower inner_lr or the meta-optimiser's rate"
 
 
 class Trained(NamedTuple):
@@ -41,7 +42,13 @@ class Trained(NamedTuple):
 
 
 def stack_seeds(initial: Sequence[Params]) -> Params:
-    """The parameters of several seeds as one: each tensor with the seeds as a leading axis, for `meta_train(n_seeds=...)`."""
+    """The parameters of several seeds as one: each tensor with the seeds as a leading axis, for `meta_train(n_seeds=...)`.
+
+    Raises:
+        ValueError: no seeds.
+    """
+    if not initial:
+        raise ValueError("stack_seeds got 0 seeds; give the parameters of at least one")
     return {name: torch.stack([params[name] for params in initial]) for name in initial[0]}
 
 
@@ -75,13 +82,14 @@ def meta_train(
         compiled: run the meta-gradient through `torch.compile`: the same numbers but for rounding, many times faster for
             small networks, after some seconds of compiling. Where there is no compiler, a warning, and the plain path.
         checkpoint: a file to resume from if it is there and to write every `checkpoint_seconds` and at the end.
-        config: what the run is, in values that JSON knows; a checkpoint made with another is refused.
+        config: what the run is, in values that JSON knows; a checkpoint made with another, or with another optimiser's settings,
+            is refused.
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
         ValueError: `meta_steps` below 0, seeds that don't fit, or a checkpoint that is damaged or of another run; it is left
             untouched.
-        FloatingPointError: a loss that is not finite, with its step; the checkpoint is left as it was.
+        FloatingPointError: a loss or a parameter that is not finite, with its step; the checkpoint is left as it was.
         OSError: the checkpoint's folder can't be written, said before the first step.
     """
     if meta_steps < 0:
@@ -93,7 +101,8 @@ def meta_train(
     params = {name: p.detach().clone() for name, p in params.items()}
     optimizer = meta_optimizer(list(params.values()))
     losses = torch.full((meta_steps, *([n_seeds] if n_seeds else [])), math.nan)
-    settings = json.dumps(dict(config or {}), sort_keys=True)
+    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+    settings = json.dumps({"config": dict(config or {}), "optimizer": groups}, sort_keys=True, default=str)
     path = None if checkpoint is None else Path(checkpoint)
     done = 0 if path is None else _resume(path, settings, params, optimizer, generator, losses)
 
@@ -111,6 +120,10 @@ def meta_train(
         for step in range(done, meta_steps):
             tasks = sample_tasks(generator)
             if step == done:
+                if n_seeds is not None and n_tasks(tasks) % n_seeds:
+                    raise ValueError(
+                        f"sample_tasks draws {n_tasks(tasks)} tasks, which n_seeds={n_seeds} can't share out; draw a multiple"
+                    )
                 shapes = [t.shape for batch in tasks for t in batch]
             elif [t.shape for batch in tasks for t in batch] != shapes:
                 raise ValueError(
@@ -131,8 +144,10 @@ def meta_train(
             if bar.n % 100 == 0:
                 bar.set_postfix(loss=f"{losses[max(0, step - 99) : step + 1].mean():.3f}", refresh=False)
             if path is not None and (step + 1 == meta_steps or time.monotonic() - saved > checkpoint_seconds):
+                _check_finite_params(params, step)
                 _save(path, settings, step + 1, params, optimizer, generator, losses)
                 saved = time.monotonic()
+    _check_finite_params(params, meta_steps - 1)
     for p in params.values():
         p.grad = None
     return Trained(params, losses)
@@ -144,9 +159,14 @@ def _check_finite(loss: Tensor, step: int) -> None:
     for seed, value in enumerate(values):
         if not math.isfinite(value):
             where = f"meta-step {step}" + (f", seed {seed} of {len(values)}" if len(values) > 1 else "")
-            raise FloatingPointError(
-                f"the meta-loss is {value} at {where}; nothing was overwritten: lower inner_lr or the meta-optimiser's rate"
-            )
+            raise FloatingPointError(f"the meta-loss is {value} at {where}; {_CURE}")
+
+
+def _check_finite_params(params: Params, step: int) -> None:
+    # The loss is looked at in every step; the gradient of a finite loss can still overflow, and one step later tells.
+    for name, p in params.items():
+        if not bool(torch.isfinite(p).all()):
+            raise FloatingPointError(f"{name} is not finite after meta-step {step}; {_CURE}")
 
 
 def _compile_or_warn(gradient: Gradient) -> Gradient:
@@ -221,11 +241,11 @@ def _resume(
         raise ValueError(f"{path} is no readable checkpoint ({type(why).__name__}); {start_anew}") from why
     if saved_settings != settings:
         raise ValueError(
-            f"{path} is of a run with config {saved_settings}, this one has {settings}; {start_anew}"
+            f"{path} is of a run with other settings, {saved_settings}, than this one, {settings}; {start_anew}"
         )
-    shapes = {name: tuple(p.shape) for name, p in params.items()}
-    if {name: tuple(p.shape) for name, p in saved.items()} != shapes:
-        raise ValueError(f"{path} holds parameters of another network than {shapes}; {start_anew}")
+    kinds = {name: (tuple(p.shape), p.dtype) for name, p in params.items()}
+    if {name: (tuple(p.shape), p.dtype) for name, p in saved.items()} != kinds:
+        raise ValueError(f"{path} holds parameters of another network than {kinds}; {start_anew}")
     if step > len(losses):
         raise ValueError(
             f"{path} is {step} steps on, but meta_steps={len(losses)}; ask for at least {step}, or {start_anew}"

@@ -13,6 +13,7 @@ from torch import nn
 from mamlkit.algorithms import maml
 from mamlkit.meta import (
     accuracy,
+    batch_loss,
     evaluate,
     inductive_accuracy,
     mean_ci95,
@@ -181,13 +182,45 @@ def test_meta_step_is_the_optimisers_step_along_the_meta_gradient() -> None:
         assert torch.allclose(p, before[name] - 0.5 * gradients[name], rtol=1e-12, atol=0)
 
 
+def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was() -> None:
+    _, params, tasks = regression()
+    before = {name: p.clone() for name, p in params.items()}
+
+    def finite_with_an_infinite_slope(params, task):
+        return sum((p * 0).sum() for p in params.values()).sqrt()
+
+    with pytest.raises(FloatingPointError, match="its gradient is not finite; params are unchanged"):
+        meta_step(finite_with_an_infinite_slope, params, tasks, torch.optim.SGD(params.values(), lr=0.5))
+
+    assert all(torch.equal(p, before[name]) for name, p in params.items())
+
+
+@pytest.mark.parametrize("y", [torch.tensor([0, 1], dtype=torch.int32), torch.tensor([[0], [1]])])
+def test_integer_targets_that_are_no_labels_are_refused(y: torch.Tensor) -> None:
+    model = nn.Linear(1, 2)
+
+    with pytest.raises(ValueError, match=r"integer y is labels, int64 of shape \(n,\), got torch.int"):
+        batch_loss(model, dict(model.named_parameters()), Batch(torch.ones(2, 1), y))
+
+
+def test_task_by_task_differentiates_under_no_grad_too() -> None:
+    model, params, tasks = regression()
+    task_loss = partial(query_loss, model, partial(maml.adapt, model, inner_lr=0.1, inner_steps=1))
+
+    with torch.no_grad():
+        _, gradients = meta_gradient(task_loss, params, tasks, chunk_size=1)
+
+    expected = meta_gradient(task_loss, params, tasks)[1]
+    assert all(torch.allclose(gradients[name], expected[name], rtol=1e-6) for name in params)
+
+
 def test_a_loss_that_is_not_finite_leaves_everything_as_it_was() -> None:
     model, params, tasks = regression()
     optimizer = torch.optim.Adam(list(params.values()))
     tasks.query.y[0, 0] = float("nan")
     before = {name: p.clone() for name, p in params.items()}
 
-    with pytest.raises(FloatingPointError, match="meta-loss is nan; params are unchanged"):
+    with pytest.raises(FloatingPointError, match=r"meta-loss is nan.*params are unchanged"):
         meta_step(objective(model, 1), params, tasks, optimizer)
 
     assert all(torch.equal(p, before[name]) for name, p in params.items())

@@ -138,6 +138,14 @@ def test_a_run_with_other_settings_never_replaces_a_record_unasked(path):
     assert load(path) == other
 
 
+def test_another_experiment_never_replaces_a_record_unasked(path):
+    save(RECORD, path)
+
+    with pytest.raises(FileExistsError, match="is a record of 'omniglot', not of 'sinusoids'"):
+        save(replace(RECORD, experiment="sinusoids"), path)
+    assert load(path) == RECORD
+
+
 def test_a_run_with_the_same_settings_replaces_its_record(path):
     save(RECORD, path)
     again = replace(RECORD, metrics={"accuracy": [0.95]})

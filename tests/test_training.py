@@ -34,6 +34,10 @@ def start(seed: int = 0) -> tuple[partial, Params]:
     ), initial_params(model)
 
 
+def double(params: Params) -> Params:
+    return {name: p.double() for name, p in params.items()}
+
+
 def train(steps: int, **more):
     task_loss, params = start()
     settings = {
@@ -176,7 +180,9 @@ def test_a_run_killed_again_and_again_ends_with_the_bits_of_an_unbroken_one(tmp_
     [
         (lambda f: f.write_bytes(f.read_bytes()[:100]), {}, "no readable checkpoint"),
         (lambda f: f.write_bytes(b"something else"), {}, "no readable checkpoint"),
-        (lambda f: None, {"config": {"inner_lr": 0.5}}, r'config \{\}, this one has \{"inner_lr": 0.5\}'),
+        (lambda f: None, {"config": {"inner_lr": 0.5}}, r'"config": \{\}.*this one.*\{"inner_lr": 0.5\}'),
+        (lambda f: None, {"meta_optimizer": partial(torch.optim.Adam, lr=0.5)}, '"lr": 0.5'),
+        (lambda f: None, {"params": double(start()[1])}, "another network"),
         (lambda f: None, {"meta_steps": 1}, "2 steps on, but meta_steps=1"),
         (lambda f: None, {"params": initial_params(mlp([1, 9, 1]))}, "another network"),
     ],
@@ -189,14 +195,13 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_left_alone(
     spoil(file)
     before = file.read_bytes()
     task_loss, params = start()
-    settings = {"params": params, "meta_steps": 3, **more}
+    settings = {"params": params, "meta_steps": 3, "meta_optimizer": ADAM, **more}
 
     with pytest.raises(ValueError, match=message):
         meta_train(
             task_loss,
             sample_tasks=SAMPLE,
             generator=torch.Generator(),
-            meta_optimizer=ADAM,
             checkpoint=file,
             progress=False,
             **settings,
@@ -228,7 +233,7 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_p
         return tasks
 
     with pytest.raises(
-        FloatingPointError, match="the meta-loss is inf at meta-step 3; nothing was overwritten"
+        FloatingPointError, match="the meta-loss is inf at meta-step 3; the checkpoint is left as it was"
     ):
         meta_train(
             task_loss,
@@ -242,6 +247,47 @@ def test_a_loss_that_is_not_finite_names_its_step_and_keeps_the_checkpoint(tmp_p
         )
 
     assert file.read_bytes() == before
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    _, params = start()
+    first = next(iter(params))
+
+    def finite_with_an_infinite_slope(params, task):
+        return (params[first] * 0).sum().sqrt()  # sqrt(0) is 0, its slope is not finite
+
+    for checkpoint in (None, tmp_path / "run.pt"):
+        with pytest.raises(FloatingPointError, match=f"{first} is not finite after meta-step 0"):
+            meta_train(
+                finite_with_an_infinite_slope,
+                params,
+                SAMPLE,
+                meta_steps=1,
+                meta_optimizer=ADAM,
+                generator=torch.Generator(),
+                checkpoint=checkpoint,
+                progress=False,
+            )
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_tasks_that_the_seeds_cannot_share_are_refused() -> None:
+    task_loss, params = start()
+
+    with pytest.raises(ValueError, match=r"tasks, which n_seeds=3 can't share out"):
+        meta_train(
+            task_loss,
+            stack_seeds([params] * 3),
+            SAMPLE,
+            meta_steps=1,
+            meta_optimizer=ADAM,
+            generator=torch.Generator(),
+            n_seeds=3,
+            progress=False,
+        )
+    with pytest.raises(ValueError, match="0 seeds"):
+        stack_seeds([])
 
 
 def test_the_seed_that_diverged_is_named() -> None:
