@@ -1,7 +1,9 @@
 """The long loop: thousands of meta-steps with progress, checkpoints and exact resume.
 
-`meta_train` repeats what `mamlkit.meta.meta_step` does once. Everything that decides the result, the parameters, the optimiser's
-state, the generator's state and the step, is in the checkpoint, so a run that was cut off ends with the bits of one that was not.
+`meta_train` repeats what `mamlkit.meta.meta_step` does once, on one device or, in a script that `torchrun` starts and that calls
+`torch.distributed.init_process_group`, on many, whose number changes the result by rounding only. Everything that decides the
+result, the parameters, the optimiser's state, the generator's state and the step, is in the checkpoint, so a run that was cut off
+ends with the bits of one that was not.
 Derived in chapters `outer-loop` and `sinusoids`.
 """
 
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.func import vmap
 from torch.utils._pytree import tree_map
@@ -73,7 +76,8 @@ def meta_train(
     Args:
         task_loss: `(params, task) -> scalar`, as for `meta_gradient`.
         params: theta to start from; with `n_seeds`, made by `stack_seeds`.
-        sample_tasks: `generator -> a stack of tasks`; with `n_seeds` the stack is shared out, an equal part to each seed.
+        sample_tasks: `generator -> a stack of tasks`; with `n_seeds` the stack is shared out, an equal part to each seed, and
+            each seed's part once more among the processes of `torchrun`.
         meta_steps: how many steps in all, those of an interrupted run included.
         meta_optimizer: a function of the list of tensors, `partial(torch.optim.Adam, lr=1e-3)` say.
         generator: the only source of randomness.
@@ -87,8 +91,8 @@ def meta_train(
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
-        ValueError: `meta_steps` below 0, seeds that don't fit, or a checkpoint that is damaged or of another run; it is left
-            untouched.
+        ValueError: `meta_steps` below 0, seeds or processes that can't share the tasks, tasks that change their shape, or a
+            checkpoint that is damaged or of another run; it is left untouched.
         FloatingPointError: a loss or a parameter that is not finite, with its step; the checkpoint is left as it was.
         OSError: the checkpoint's folder can't be written, said before the first step.
     """
@@ -98,6 +102,9 @@ def meta_train(
         raise ValueError(
             f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds"
         )
+    rank, n_ranks = (
+        (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    )
     params = {name: p.detach().clone() for name, p in params.items()}
     optimizer = meta_optimizer(list(params.values()))
     losses = torch.full((meta_steps, *([n_seeds] if n_seeds else [])), math.nan)
@@ -111,7 +118,9 @@ def meta_train(
         gradient = vmap(gradient)
     if compiled:
         gradient = _compile_or_warn(gradient)
-    quiet = {} if progress else {"disable": True}  # not disable=False, which would overrule TQDM_DISABLE
+    quiet = (
+        {} if progress and rank == 0 else {"disable": True}
+    )  # not disable=False, which would overrule TQDM_DISABLE
     saved = time.monotonic()
     with (
         tqdm(total=meta_steps, initial=done, unit="step", mininterval=0.5, **quiet) as bar,
@@ -120,9 +129,10 @@ def meta_train(
         for step in range(done, meta_steps):
             tasks = sample_tasks(generator)
             if step == done:
-                if n_seeds is not None and n_tasks(tasks) % n_seeds:
+                if n_tasks(tasks) % ((n_seeds or 1) * n_ranks):
                     raise ValueError(
-                        f"sample_tasks draws {n_tasks(tasks)} tasks, which n_seeds={n_seeds} can't share out; draw a multiple"
+                        f"sample_tasks draws {n_tasks(tasks)} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
+                        f"draw a multiple of {(n_seeds or 1) * n_ranks}"
                     )
                 shapes = [t.shape for batch in tasks for t in batch]
             elif [t.shape for batch in tasks for t in batch] != shapes:
@@ -131,7 +141,15 @@ def meta_train(
                 )
             if n_seeds is not None:
                 tasks = tree_map(lambda t: t.unflatten(0, (n_seeds, -1)), tasks)
+            if (
+                n_ranks > 1
+            ):  # every process draws the whole stack and keeps its part, so their number changes no task
+                tasks = tree_map(
+                    lambda t: t.chunk(n_ranks, dim=0 if n_seeds is None else 1)[rank].contiguous(), tasks
+                )
             loss, gradients = gradient(params, tasks)
+            if n_ranks > 1:
+                loss, gradients = _mean_over_ranks(loss, gradients, n_ranks)
             _check_finite(loss, step)
             for name, p in params.items():
                 p.grad = gradients[name]
@@ -143,7 +161,11 @@ def meta_train(
                 stack.enter_context(torch.compiler.set_stance(skip_guard_eval_unsafe=True))
             if bar.n % 100 == 0:
                 bar.set_postfix(loss=f"{losses[max(0, step - 99) : step + 1].mean():.3f}", refresh=False)
-            if path is not None and (step + 1 == meta_steps or time.monotonic() - saved > checkpoint_seconds):
+            if (
+                path is not None
+                and rank == 0
+                and (step + 1 == meta_steps or time.monotonic() - saved > checkpoint_seconds)
+            ):
                 _check_finite_params(params, step)
                 _save(path, settings, step + 1, params, optimizer, generator, losses)
                 saved = time.monotonic()
@@ -151,6 +173,16 @@ def meta_train(
     for p in params.values():
         p.grad = None
     return Trained(params, losses)
+
+
+def _mean_over_ranks(loss: Tensor, gradients: Params, n_ranks: int) -> tuple[Tensor, Params]:
+    # One message for everything: many small ones would each wait for the network.
+    tensors = [loss, *gradients.values()]
+    flat = torch.cat([t.flatten() for t in tensors])
+    dist.all_reduce(flat)
+    parts = torch.split(flat / n_ranks, [t.numel() for t in tensors])
+    loss, *rest = (part.view_as(t) for part, t in zip(parts, tensors, strict=True))
+    return loss, dict(zip(gradients, rest, strict=True))
 
 
 def _check_finite(loss: Tensor, step: int) -> None:

@@ -49,6 +49,21 @@ def train(steps: int, **more):
     return meta_train(task_loss, params, SAMPLE, meta_steps=steps, **settings)
 
 
+def train_in_float64(n_seeds: int | None, **more):
+    task_loss, params = start()
+    return meta_train(
+        task_loss,
+        double(params) if n_seeds is None else stack_seeds([double(params)] * n_seeds),
+        lambda generator: sinusoid_tasks(8, k_shot=5, k_query=5, generator=generator, dtype=torch.float64),
+        meta_steps=20,
+        meta_optimizer=ADAM,
+        generator=torch.Generator().manual_seed(0),
+        n_seeds=n_seeds,
+        progress=False,
+        **more,
+    )
+
+
 def same(a, b) -> bool:
     return torch.equal(a.losses, b.losses) and all(torch.equal(a.params[n], b.params[n]) for n in a.params)
 
@@ -275,7 +290,7 @@ def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
 def test_tasks_that_the_seeds_cannot_share_are_refused() -> None:
     task_loss, params = start()
 
-    with pytest.raises(ValueError, match=r"tasks, which n_seeds=3 can't share out"):
+    with pytest.raises(ValueError, match=r"tasks, which n_seeds=3 on 1 processes can't share"):
         meta_train(
             task_loss,
             stack_seeds([params] * 3),
@@ -342,3 +357,34 @@ def test_a_sampler_that_changes_its_shapes_is_refused() -> None:
             generator=torch.Generator(),
             progress=False,
         )
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import test_training as t; t.torch.set_num_threads(1)\n"
+        "t.torch.distributed.init_process_group('gloo')\n"
+        "for n_seeds in (None, 2):\n"
+        f"    run = t.train_in_float64(n_seeds, checkpoint={str(tmp_path)!r} + f'/{{n_seeds}}.pt')\n"
+        "    if t.torch.distributed.get_rank() == 1:\n"
+        f"        t.torch.save([run.params, run.losses], {str(tmp_path)!r} + f'/end-{{n_seeds}}.pt')\n"
+        "t.torch.distributed.destroy_process_group()\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "run.py")]
+
+    done = subprocess.run(
+        [sys.executable, *launch],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
+        timeout=300,
+    )
+
+    assert done.returncode == 0, done.stderr
+    for n_seeds in (None, 2):
+        params, losses = torch.load(tmp_path / f"end-{n_seeds}.pt", weights_only=True)
+        alone = train_in_float64(n_seeds)
+        assert torch.allclose(losses, alone.losses, rtol=1e-6)
+        assert all(torch.allclose(params[name], alone.params[name], rtol=1e-9) for name in params)
+        assert (tmp_path / f"{n_seeds}.pt").exists()
