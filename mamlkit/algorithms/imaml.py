@@ -2,11 +2,11 @@
 
 Inside a task, go all the way to the minimum of the support loss, held near the initialisation by a spring of strength lambda:
 
-    phi* = argmin_phi  L_support(phi) + lambda / 2 * |phi - theta|^2
+    phi_star = argmin_phi [ L_support(phi) + lambda / 2 * norm(phi - theta)^2 ]
 
 At that minimum the implicit function theorem gives the meta-gradient, whatever way led there:
 
-    (I + H / lambda) x = grad L_query(phi*),    H the Hessian of the support loss at phi*
+    (I + H / lambda) x = grad L_query(phi_star),    H the Hessian of the support loss at phi_star
 
 so nothing of the inner loop is kept in memory, and conjugate gradient finds x from products with H.
 """
@@ -30,7 +30,7 @@ def adapt(
     inner_steps: int,
     strength: float,
 ) -> Params:
-    """The parameters after `inner_steps` steps of gradient descent on the support loss plus `strength / 2 * |phi - params|^2`.
+    """The parameters after `inner_steps` steps of gradient descent on the support loss plus `strength / 2 * norm(phi - params)^2`.
 
     Args:
         support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
