@@ -52,6 +52,12 @@ def keep_constants(app, what, name, obj, options, lines) -> None:
         lines[:] = said.setdefault(name, list(lines))
 
 
+def drop_field_numbers(app, what, name, obj, options, lines) -> None:
+    """A named tuple's fields are documented where it is; Python's own "Alias for field number 0" says nothing."""
+    if lines and lines[0].startswith("Alias for field number"):
+        lines.clear()
+
+
 def drop_kernel_scripts(app, pagename, templatename, context, doctree) -> None:
     """Jupyter Book 1 puts the scripts for live kernels on every page, twice; this book has none to offer."""
     context["script_files"] = [
@@ -107,6 +113,7 @@ def setup(app) -> dict[str, bool]:
     app.connect("config-inited", published_at)
     app.connect("autodoc-process-docstring", keep_constants, priority=400)
     app.connect("autodoc-process-docstring", keep_constants, priority=600)
+    app.connect("autodoc-process-docstring", drop_field_numbers, priority=700)
     app.connect("missing-reference", link_own_names)
     app.connect("env-updated", drop_unread_modules)
     app.connect("html-page-context", mend_markup, priority=900)
