@@ -30,7 +30,7 @@ def adapt(
     inner_steps: int,
     strength: float,
 ) -> Params:
-    """The parameters after `inner_steps` steps of gradient descent on the support loss plus `strength / 2 * norm(phi - params)^2`.
+    """The parameters after `inner_steps` steps of gradient descent on the support loss and `strength / 2 * norm(phi - params)^2`.
 
     Args:
         support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
