@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from mamlkit.gradients import axpy, dot, hvp
-from mamlkit.models import conv4, initial_params, mlp
+from mamlkit.models import PatchConv2d, conv4, initial_params, mlp
 from mamlkit.sampling import class_tasks, draw_sinusoids, sinusoid_tasks
 
 
@@ -65,6 +65,22 @@ def test_conv4_equals_the_textbook_order_with_biases() -> None:
     x = torch.rand(6, 1, 28, 28).double()
 
     assert torch.allclose(ours(x), textbook(x), atol=1e-10)
+
+
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, 0)])
+def test_a_convolution_of_patches_is_a_convolution(stride: int, padding: int) -> None:
+    torch.manual_seed(0)
+    ours = PatchConv2d(3, 5, 3, stride=stride, padding=padding, bias=False).double()
+    x = torch.rand(2, 3, 9, 12, dtype=torch.float64, requires_grad=True)
+
+    theirs = F.conv2d(x, ours.weight, stride=stride, padding=padding)
+
+    assert torch.allclose(ours(x), theirs, atol=1e-12)
+    assert ours(x).is_contiguous(memory_format=torch.channels_last)
+    for of_ours, of_theirs in zip(
+        *(torch.autograd.grad(y.square().sum(), (x, ours.weight)) for y in (ours(x), theirs)), strict=True
+    ):
+        assert torch.allclose(of_ours, of_theirs, atol=1e-10)
 
 
 def test_batch_norm_predicts_with_the_batch_at_hand() -> None:
