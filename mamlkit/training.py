@@ -9,6 +9,7 @@ Derived in chapters `outer-loop` and `sinusoids`.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import math
 import os
@@ -16,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,6 +106,8 @@ def meta_train(
     rank, n_ranks = (
         (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
     )
+    if all(p.device.type == "cpu" for p in params.values()):
+        _keep_large_blocks()
     params = {name: p.detach().clone() for name, p in params.items()}
     optimizer = meta_optimizer(list(params.values()))
     losses = torch.full((meta_steps, *([n_seeds] if n_seeds else [])), math.nan)
@@ -173,6 +176,17 @@ def meta_train(
     for p in params.values():
         p.grad = None
     return Trained(params, losses)
+
+
+@cache
+def _keep_large_blocks() -> None:
+    # By default glibc hands every large block back to the system and asks for it again, page by page, in the next step: a fifth
+    # of a meta-step of convolutions. Elsewhere (musl, macOS, Windows) there is no such switch and nothing happens.
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is not None:
+        m_trim_threshold, m_mmap_threshold = -1, -3
+        mallopt(m_mmap_threshold, 2**30)
+        mallopt(m_trim_threshold, 2**31 - 1)
 
 
 def _mean_over_ranks(loss: Tensor, gradients: Params, n_ranks: int) -> tuple[Tensor, Params]:
