@@ -6,7 +6,8 @@
 Starts itself once under `torchrun` with as many processes as the largest count asks for; groups of the first 1, 2 and 4 of them
 then take turns, in a new order in every round, so that a slow moment of the machine hits all alike. Strong scaling shares a fixed
 number of tasks, weak scaling gives every process as many. One thread each, gloo on the CPU: more processes than cores are
-measured on purpose, and the record says how many cores there were.
+measured on purpose, and the record says how many cores there were. Beside the clock stands the processor time that one process
+used, which other work on the machine hardly touches.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from mamlkit.tasks import Task
 
 HERE = Path(__file__).parent
 PARTS = ("draw", "gradient", "reduce", "update")
+"""What a meta-step consists of; the time in `reduce` includes the wait for the slowest process."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,7 @@ def networks(config: Config) -> dict[str, tuple[Network, float, int, int, int | 
 def timed_steps(
     config: Config, network: tuple, *, n_tasks: int, n_ranks: int, rank: int, group: dist.ProcessGroup
 ) -> list[float]:
-    """Milliseconds of a meta-step's four `PARTS` here, means over a round; `reduce` includes the wait for the slowest."""
+    """Milliseconds of a meta-step's four `PARTS` on this process, then its processor time, means over a round."""
     model, inner_lr, _, steps, chunk_size, sample = network
     task_loss = partial(
         query_loss, model, partial(maml.adapt, model, inner_lr=inner_lr, inner_steps=config.inner_steps)
@@ -110,11 +112,12 @@ def timed_steps(
     params = initial_params(model)
     optimizer = torch.optim.Adam(list(params.values()), lr=1e-3)
     generator = torch.Generator().manual_seed(0)
-    spent = torch.zeros(len(PARTS), dtype=torch.float64)
+    spent, busy = torch.zeros(len(PARTS), dtype=torch.float64), 0.0
     for step in range(steps + 1):
         if step == 1:  # the first one warms up
             spent.zero_()
             dist.barrier(group)
+            busy = time.process_time()
         marks = [time.perf_counter()]
         tasks: Task = sample(n_tasks, generator)
         if n_ranks > 1:  # as meta_train does it: draw the whole stack, keep a part
@@ -133,7 +136,8 @@ def timed_steps(
         optimizer.step()
         marks.append(time.perf_counter())
         spent += torch.tensor(marks, dtype=torch.float64).diff()
-    return (1000 * spent / steps).tolist()
+    busy = time.process_time() - busy
+    return [1000 * x / steps for x in (*spent.tolist(), busy)]
 
 
 def timed_message(config: Config, n_floats: int, group: dist.ProcessGroup) -> float:
@@ -180,7 +184,8 @@ def measure(config: Config) -> dict:
             print(f"round {repeat + 1} of {config.repeats}", flush=True)
     by_part = {
         " ".join(map(str, job)): {
-            part: list(column) for part, column in zip(PARTS, zip(*found, strict=True), strict=True)
+            part: list(column)
+            for part, column in zip((*PARTS, "processor"), zip(*found, strict=True), strict=True)
         }
         for job, found in steps.items()
         if found
