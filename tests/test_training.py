@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -12,11 +15,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
+from mamlkit import training
 from mamlkit.algorithms import maml
 from mamlkit.meta import meta_step, query_loss
 from mamlkit.models import initial_params, mlp
-from mamlkit.sampling import sinusoid_tasks
+from mamlkit.sampling import class_tasks, sinusoid_tasks
 from mamlkit.tasks import Params
 from mamlkit.training import meta_train, stack_seeds
 
@@ -305,21 +310,197 @@ def test_tasks_that_the_seeds_cannot_share_are_refused() -> None:
         stack_seeds([])
 
 
-def test_the_seed_that_diverged_is_named() -> None:
+def three_seeds(steps: int, *, poisoned: tuple[int, ...] = (), at: int = 2, **more):
+    """Three seeds in float64; those of `poisoned` draw an infinite target in meta-step `at`."""
     task_loss, params = start()
-    broken = {name: p * float("nan") for name, p in params.items()}
 
-    with pytest.raises(FloatingPointError, match="nan at meta-step 0, seed 1 of 2"):
-        meta_train(
+    def sample(generator):
+        tasks = sinusoid_tasks(6, k_shot=5, k_query=5, generator=generator, dtype=torch.float64)
+        if next(steps_drawn) == at:
+            for seed in poisoned:
+                tasks.query.y[2 * seed] = float("inf")
+        return tasks
+
+    steps_drawn = itertools.count(more.pop("first", 0))
+    return meta_train(
+        task_loss,
+        stack_seeds([double(params)] * 3),
+        sample,
+        meta_steps=steps,
+        meta_optimizer=ADAM,
+        generator=torch.Generator().manual_seed(0),
+        n_seeds=3,
+        progress=False,
+        **more,
+    )
+
+
+def test_a_seed_that_diverges_is_stopped_and_the_others_never_notice() -> None:
+    healthy = three_seeds(6)
+
+    with pytest.warns(UserWarning, match="the meta-loss is inf at meta-step 2, seed 1 of 3: it is stopped"):
+        run = three_seeds(6, poisoned=(1,))
+
+    for seed in (0, 2):
+        assert torch.equal(run.losses[:, seed], healthy.losses[:, seed])
+        assert all(torch.equal(run.params[n][seed], healthy.params[n][seed]) for n in run.params)
+    assert run.losses[:, 1].isfinite().tolist() == [True, True, False, False, False, False]
+    assert all(p[1].isnan().all() for p in run.params.values())
+
+
+def test_a_run_with_a_stopped_seed_resumes_to_the_same_end(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="seed 1 of 3"):
+        unbroken = three_seeds(6, poisoned=(1,))
+    with pytest.warns(UserWarning, match="seed 1 of 3"):
+        three_seeds(4, poisoned=(1,), checkpoint=tmp_path / "run.pt")
+
+    resumed = three_seeds(6, poisoned=(1,), first=4, checkpoint=tmp_path / "run.pt")
+
+    assert torch.equal(resumed.losses.nan_to_num(), unbroken.losses.nan_to_num())
+    for name in resumed.params:
+        assert torch.equal(resumed.params[name].nan_to_num(), unbroken.params[name].nan_to_num())
+
+
+def test_a_run_whose_last_seed_diverges_ends_with_an_error() -> None:
+    with (
+        pytest.warns(UserWarning, match="it is stopped"),
+        pytest.raises(FloatingPointError, match="the meta-loss is inf at meta-step 2, seed 2 of 3"),
+    ):
+        three_seeds(6, poisoned=(0, 1, 2))
+
+
+def test_the_best_parameters_are_those_of_the_best_validation(tmp_path: Path) -> None:
+    seen = []
+
+    def validate(params):
+        seen.append({name: p.clone() for name, p in params.items()})
+        return torch.tensor([0.3, 0.9, 0.6][len(seen) - 1])
+
+    run = train(7, validate=validate, validate_every=2)
+
+    assert torch.allclose(run.validation, torch.tensor([0.3, 0.9, 0.6]))
+    assert all(torch.equal(run.best[name], seen[1][name]) for name in run.best)
+    assert same(run, train(7))
+    assert all(torch.equal(p, run.params[name]) for name, p in train(7).best.items())
+
+
+def test_each_seed_keeps_its_own_best_and_a_resumed_run_the_same_ones(tmp_path: Path) -> None:
+    def validate(params):
+        return sum(p.double().flatten(1).sin().sum(1) for p in params.values())
+
+    settings = {"validate": validate, "validate_every": 2}
+    unbroken = three_seeds(8, **settings)
+    three_seeds(5, checkpoint=tmp_path / "run.pt", **settings)
+
+    resumed = three_seeds(8, checkpoint=tmp_path / "run.pt", **settings)
+
+    assert unbroken.validation.shape == (4, 3)
+    assert torch.equal(resumed.validation, unbroken.validation)
+    assert all(torch.equal(resumed.best[name], unbroken.best[name]) for name in resumed.best)
+    assert torch.allclose(validate(unbroken.best).float(), unbroken.validation.amax(0))
+
+
+def test_a_validation_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"validate gave the shape \(2,\), but a run needs \(\)"):
+        train(1, validate=lambda params: torch.zeros(2), validate_every=1)
+    with pytest.raises(ValueError, match="validate_every=0"):
+        train(1, validate_every=0)
+
+
+def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+    file = tmp_path / "run.pt"
+    train(2, checkpoint=file)
+    before = file.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))  # no file may grow beyond 1,000 bytes
+    try:
+        with pytest.raises(OSError, match="the checkpoint of meta-step 4 can't be written"):
+            train(4, checkpoint=file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    assert file.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["run.pt"]
+    assert same(train(4, checkpoint=file), train(4))
+
+
+def test_a_read_only_folder_is_said_before_the_first_step(tmp_path: Path, monkeypatch) -> None:
+    def refuse(self: Path) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(self))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+
+    with pytest.raises(OSError, match=r"no checkpoint can be written here \(Read-only file system\)"):
+        train(1, checkpoint=tmp_path / "run.pt")
+
+
+class Waits(TorchFunctionMode):
+    """Counts the calls whose answer the host needs before it can go on: on a GPU each of them waits."""
+
+    names = frozenset(
+        [
+            "item",
+            "tolist",
+            "__bool__",
+            "__int__",
+            "__float__",
+            "__index__",
+            "cpu",
+            "numpy",
+            "equal",
+            "nonzero",
+        ]
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        self.n += getattr(func, "__name__", "") in self.names
+        return func(*args, **(kwargs or {}))
+
+
+def test_between_two_looks_a_run_never_waits_for_the_device(monkeypatch) -> None:
+    monkeypatch.setitem(training._LOOK_EVERY, "cpu", 50)
+    torch.manual_seed(0)
+    model = mlp([16, 8, 3], batch_norm=True)
+    images = torch.rand(6, 4, 1, 4, 4)
+
+    def waits(steps: int) -> int:
+        with Waits() as mode:
+            meta_train(
+                partial(query_loss, model, partial(maml.adapt, model, inner_lr=0.1, inner_steps=1)),
+                initial_params(model),
+                lambda g: class_tasks(images, 2, n_way=3, k_shot=1, k_query=1, generator=g),
+                meta_steps=steps,
+                meta_optimizer=partial(torch.optim.SGD, lr=0.1),
+                generator=torch.Generator().manual_seed(0),
+                progress=False,
+            )
+        return mode.n
+
+    assert waits(40) == waits(4) > 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+def test_a_recorded_step_gives_the_plain_steps_numbers() -> None:
+    runs = {}
+    for compiled in (False, True):
+        task_loss, params = start()
+        runs[compiled] = meta_train(
             task_loss,
-            stack_seeds([params, broken]),
+            {name: p.cuda() for name, p in params.items()},
             SAMPLE,
-            meta_steps=1,
+            meta_steps=30,
             meta_optimizer=ADAM,
-            generator=torch.Generator(),
-            n_seeds=2,
+            generator=torch.Generator(device="cuda").manual_seed(0),
+            compiled=compiled,
             progress=False,
         )
+
+    assert torch.allclose(runs[True].losses, runs[False].losses, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +528,7 @@ def test_a_sampler_that_changes_its_shapes_is_refused() -> None:
     task_loss, params = start()
     sizes = iter([4, 5])
 
-    with pytest.raises(ValueError, match="the tasks of meta-step 1 have other shapes"):
+    with pytest.raises(ValueError, match=r"the tasks have other shapes, .* than the first ones"):
         meta_train(
             task_loss,
             params,
