@@ -73,13 +73,22 @@ class PatchConv2d(nn.Conv2d):
 
 
 def conv4(
-    n_way: int, *, channels: int = 64, downsample: str = "pool", in_channels: int = 1, image_size: int = 28
+    n_way: int,
+    *,
+    channels: int = 64,
+    downsample: str = "pool",
+    in_channels: int = 1,
+    image_size: int = 28,
+    patches: bool = False,
 ) -> Network:
     """Four blocks of 3x3 convolution, batch norm and ReLU, each halving the image, then a linear head.
 
     `(n, in_channels, image_size, image_size) -> (n, n_way)` logits. `downsample="pool"` max-pools 2x2 after each convolution
     (Vinyals et al. 2016, section 4.1); `"stride"` gives the convolutions stride 2 and averages the last feature map
     (strides: Finn et al. 2017, section 5.2; the average: their code), at about a quarter of the cost.
+
+    `patches=True` makes every convolution a `PatchConv2d`, not only the first: on a GPU, where `vmap` gives each task kernels of
+    its own, that is one batched matrix product instead of a grouped convolution.
 
     No convolution has a bias: batch norm subtracts it again and its gradient is exactly zero. With pooling, ReLU stands after it:
     the two commute, and ReLU then has a quarter of the work.
@@ -97,7 +106,7 @@ def conv4(
     blocks: OrderedDict[str, nn.Module] = OrderedDict()
     for i in range(4):
         block: list[nn.Module] = [
-            (nn.Conv2d if i else PatchConv2d)(
+            (PatchConv2d if patches or i == 0 else nn.Conv2d)(
                 channels if i else in_channels, channels, 3, stride=stride, padding=1, bias=False
             ),
             nn.BatchNorm2d(channels, track_running_stats=False),

@@ -77,7 +77,7 @@ class Record:
     """What one experiment measured.
 
     Args:
-        experiment: its name, the stem of `book/experiments/NAME.py`.
+        experiment: its name, `NAME` or, of a script with several runs, `NAME-RUN` for `book/experiments/NAME.py`.
         config: the settings by name; what JSON can say.
         metrics: what was measured by name, per seed and per task where that matters; finite, not empty.
         provenance: where it comes from, as `provenance` collects it.
@@ -206,8 +206,9 @@ def load(path: str | Path) -> Record:
     """
     path = Path(path)
     if not path.is_file():
+        script, _, run = path.stem.partition("-")
         raise FileNotFoundError(
-            f"no record {path.name}; make it with `python book/experiments/{path.stem}.py`"
+            f"no record {path.name}; make it with `python book/experiments/{f'{script}.py {run}'.strip()}`"
         )
     try:
         data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_not_finite)

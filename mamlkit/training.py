@@ -40,18 +40,26 @@ _WARM_UP = 3
 """Meta-steps that run plainly before a GPU's step is recorded."""
 
 
+_IN_CHECKPOINT = (
+    *("settings", "step", "seconds", "params", "optimizer", "generator"),
+    *("losses", "validation", "best", "stopped"),
+)
+
+
 class Trained(NamedTuple):
     """What `meta_train` made; with `n_seeds` every tensor has the seeds as one more axis.
 
     `params`: after the last step; NaN for a seed that was stopped. `losses`: the meta-loss before each step, `(meta_steps,)`;
     with seeds `(meta_steps, n_seeds)`. `validation`: what `validate` said, `(meta_steps // validate_every,)`, likewise.
-    `best`: the parameters when `validate` was largest; `params` where there was no validation.
+    `best`: the parameters when `validate` was largest; `params` where there was no validation. `seconds`: the time spent, that of
+    earlier parts of a resumed run included.
     """
 
     params: Params
     losses: Tensor
     validation: Tensor
     best: Params
+    seconds: float
 
 
 def stack_seeds(initial: Sequence[Params]) -> Params:
@@ -80,6 +88,7 @@ def meta_train(
     validate_every: int = 1000,
     checkpoint: str | Path | None = None,
     checkpoint_seconds: float = 120,
+    max_seconds: float = math.inf,
     config: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> Trained:
@@ -103,6 +112,7 @@ def meta_train(
             `validate_every` steps, shown in the bar; `Trained.best` are the parameters where it was largest, seed by seed.
             It must draw nothing from `generator`.
         checkpoint: a file to resume from if it is there and to write every `checkpoint_seconds` and at the end.
+        max_seconds: stop after so long, with the checkpoint written.
         config: what the run is, in values that JSON knows; a checkpoint made with another, or with another optimiser's settings,
             is refused.
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
@@ -112,6 +122,7 @@ def meta_train(
             change their shape, or a checkpoint that is damaged or of another run; it is left untouched.
         FloatingPointError: a loss or a parameter that is not finite, with its step, and no seed left to go on with; the
             checkpoint is left as it was.
+        TimeoutError: `max_seconds` are over; the same call goes on from the checkpoint.
         OSError: the checkpoint can't be written, a folder that can't be said before the first step; the old one is left.
     """
     if meta_steps < 0:
@@ -162,7 +173,9 @@ def meta_train(
         {} if progress and rank == 0 else {"disable": True}
     )  # not disable=False, which would overrule TQDM_DISABLE
     shown: dict[str, str] = {}
-    look_every, looked_at, first, saved = _LOOK_EVERY[device.type], run.step, run.step, time.monotonic()
+    look_every, looked_at, first = _LOOK_EVERY[device.type], run.step, run.step
+    began = saved = time.monotonic()
+    before = run.seconds
     with (
         tqdm(total=meta_steps, initial=first, unit="step", mininterval=0.5, **quiet) as bar,
         ExitStack() as stack,
@@ -179,8 +192,10 @@ def meta_train(
             validating = validate is not None and run.step % validate_every == 0
             if run.step % look_every and not validating and run.step < meta_steps:
                 continue
-            last = run.step == meta_steps
-            saving = last or time.monotonic() - saved > checkpoint_seconds
+            now = time.monotonic()
+            last, over = run.step == meta_steps, now - began > max_seconds
+            saving = last or over or now - saved > checkpoint_seconds
+            run.seconds = before + now - began
             run.stop_what_is_not_finite(looked_at, params_too=saving)
             looked_at = run.step
             if validate is not None and validating:
@@ -191,10 +206,17 @@ def meta_train(
             if saving and path is not None and rank == 0:
                 _save(run, path, settings)
                 saved = time.monotonic()
+            if over and not last:
+                raise TimeoutError(
+                    f"max_seconds={max_seconds:.0f} are over at meta-step {run.step} of {meta_steps}"
+                    + ("" if path is None else f"; {path} holds it, so the same call goes on from there")
+                )
     for p in params.values():
         p.grad = None
     validation = torch.stack(run.validation) if run.validation else losses.new_zeros((0, *losses.shape[1:]))
-    return Trained(params, losses.cpu(), validation.cpu(), run.best if run.validation else params)
+    return Trained(
+        params, losses.cpu(), validation.cpu(), run.best if run.validation else params, run.seconds
+    )
 
 
 @dataclass
@@ -208,7 +230,7 @@ class _Run:
     best: Params
     validation: list[Tensor] = field(default_factory=list)
     step: int = 0
-
+    seconds: float = 0.0
     stopped: set[int] = field(default_factory=set)
 
     def recent_loss(self) -> str:
@@ -361,6 +383,7 @@ def _save(run: _Run, path: Path, settings: str) -> None:
         "best": run.best,
         "validation": run.validation,
         "stopped": sorted(run.stopped),
+        "seconds": run.seconds,
     }
     memory = io.BytesIO()
     torch.save(state, memory)
@@ -398,18 +421,7 @@ def _resume(run: _Run, path: Path, settings: str) -> None:
     start_anew = "give another file, or move this one away to start anew; it is left as it is"
     try:
         state = torch.load(path, map_location=run.losses.device, weights_only=True)
-        names = (
-            "settings",
-            "step",
-            "params",
-            "optimizer",
-            "generator",
-            "losses",
-            "best",
-            "validation",
-            "stopped",
-        )
-        saved = {name: state[name] for name in names}
+        saved = {name: state[name] for name in _IN_CHECKPOINT}
     except Exception as why:
         raise ValueError(f"{path} is no readable checkpoint ({type(why).__name__}); {start_anew}") from why
     if saved["settings"] != settings:
@@ -428,7 +440,11 @@ def _resume(run: _Run, path: Path, settings: str) -> None:
     run.losses[: run.step] = saved["losses"]
     run.optimizer.load_state_dict(saved["optimizer"])
     run.generator.set_state(saved["generator"].cpu())
-    run.validation, run.stopped = list(saved["validation"]), set(saved["stopped"])
+    run.validation, run.stopped, run.seconds = (
+        list(saved["validation"]),
+        set(saved["stopped"]),
+        saved["seconds"],
+    )
     for name, p in run.params.items():
         p.copy_(saved["params"][name])
         run.best[name].copy_(saved["best"][name])

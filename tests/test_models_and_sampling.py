@@ -66,6 +66,10 @@ def test_conv4_equals_the_textbook_order_with_biases() -> None:
 
     assert torch.allclose(ours(x), textbook(x), atol=1e-10)
 
+    of_patches = conv4(3, channels=4, patches=True).double()
+    of_patches.load_state_dict(ours.state_dict())
+    assert torch.allclose(ours(x), of_patches(x), atol=1e-10)
+
 
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (1, 0)])
 def test_a_convolution_of_patches_is_a_convolution(stride: int, padding: int) -> None:

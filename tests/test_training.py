@@ -425,6 +425,16 @@ def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path: Path) -> No
     assert same(train(4, checkpoint=file), train(4))
 
 
+def test_a_run_that_is_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
+    for _ in range(3):
+        with pytest.raises(TimeoutError, match=r"are over at meta-step \d of 4; .*run.pt holds it"):
+            train(4, checkpoint=tmp_path / "run.pt", max_seconds=-1)
+    run = train(4, checkpoint=tmp_path / "run.pt", max_seconds=-1)
+
+    assert same(run, train(4))
+    assert run.seconds > 0
+
+
 def test_a_read_only_folder_is_said_before_the_first_step(tmp_path: Path, monkeypatch) -> None:
     def refuse(self: Path) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(self))
