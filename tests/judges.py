@@ -45,7 +45,7 @@ def plain_loop(
             phi = {name: p - inner_lr * g for (name, p), g in zip(phi.items(), gradients, strict=True)}
         query = loss_fn(functional_call(model, phi, (query_x,)), query_y) / len(tasks.support.x)
         query.backward()
-        total += query.detach()
+        total = total + query.detach()
     return total, {name: p.grad for name, p in theta.items()}
 
 
