@@ -20,7 +20,7 @@ there, and only on the sinusoid, where dispatch is what costs, the kit races com
 understands it.
 
 It runs on Linux and macOS, with the defaults some ten minutes on two cores: half are imports, checks and compilers. Only a quiet
-machine gives numbers worth keeping: where another program has a core, two threads wait for each other a hundred times longer.
+machine gives numbers worth keeping: beside another program, rates with two threads were seen to fall a hundredfold.
 """
 
 from __future__ import annotations
