@@ -34,8 +34,8 @@ from mamlkit.meta import TaskLoss, meta_gradient
 from mamlkit.tasks import Params, Task, n_tasks
 
 Gradient = Callable[[Params, Task], tuple[Tensor, Params]]
-_LOOK_EVERY = {"cpu": 1, "cuda": 100}
-"""Meta-steps between two looks at the losses: on a GPU each look would make it wait for the host."""
+_LOOK_EVERY = {"cpu": 1}
+"""Meta-steps between two looks at the losses, elsewhere 100: on a GPU each look would make it wait for the host."""
 _WARM_UP = 3
 """Meta-steps that run plainly before a GPU's step is recorded."""
 
@@ -173,7 +173,7 @@ def meta_train(
         {} if progress and rank == 0 else {"disable": True}
     )  # not disable=False, which would overrule TQDM_DISABLE
     shown: dict[str, str] = {}
-    look_every, looked_at, first = _LOOK_EVERY[device.type], run.step, run.step
+    look_every, looked_at, first = _LOOK_EVERY.get(device.type, 100), run.step, run.step
     began = saved = time.monotonic()
     before = run.seconds
     with (
