@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -127,3 +128,23 @@ def conv4(
     blocks["flatten"] = nn.Flatten()
     features = channels * (image_size // 16) ** 2 if downsample == "pool" else channels
     return Network(nn.Sequential(blocks), nn.Linear(features, n_way))
+
+
+def in_bfloat16(model: nn.Module) -> nn.Module:
+    """The same module, changed in place: its products run in bfloat16, parameters, normalisation and logits stay float32.
+
+    `torch.autocast` around the forward pass alone: a loss whose gradient is taken inside that context can't be differentiated
+    again, and under `vmap` batch norm refuses to mix precisions. Derived in chapter `gpu-few-shot`.
+    """
+    forward = model.forward
+
+    def forward_in_bfloat16(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+            logits: Tensor = forward(x)
+        return logits.float()
+
+    model.forward = forward_in_bfloat16
+    for part in model.modules():
+        if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            part.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    return model

@@ -40,7 +40,7 @@ def tiny(at: Path, deadline: float = 1e12) -> omniglot.Setting:
     for name in ("laptop-conv-5w1s", "laptop-mlp-5w1s", "laptop-alphabets-5w1s"):
         omniglot.RUNS[name] = replace(omniglot.RUNS[name], **TINY)
     at.mkdir(exist_ok=True)
-    return omniglot.Setting(torch.device("cpu"), False, at, at, deadline)
+    return omniglot.Setting(torch.device("cpu"), False, None, at, at, deadline)
 
 
 def measured(at: Path, name: str = "laptop-conv-5w1s") -> dict:
@@ -104,6 +104,17 @@ def test_a_run_out_of_time_says_where_it_is_and_goes_on(unbroken: Path, tmp_path
         omniglot.run("laptop-conv-5w1s", tiny(tmp_path, deadline=0))
 
     assert not (tmp_path / "omniglot-laptop-conv-5w1s.json").exists()
+
+
+def test_half_precision_trains_almost_as_float32(tmp_path: Path) -> None:
+    at = tiny(tmp_path)
+    runs = {}
+    for precision in ("float32", "bf16"):
+        config = replace(omniglot.RUNS["laptop-conv-5w1s"], precision=precision, channels=8, meta_steps=4)
+        runs[precision] = omniglot.train(precision, config, at)[1].losses
+
+    assert torch.allclose(runs["bf16"], runs["float32"], rtol=0.05)
+    assert not torch.allclose(runs["bf16"], runs["float32"], rtol=1e-5)
 
 
 def test_the_trap_grid_measures_every_way(unbroken: Path) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mamlkit.algorithms import maml
 from mamlkit.gradients import axpy, dot, hvp
-from mamlkit.models import PatchConv2d, conv4, initial_params, mlp
+from mamlkit.meta import meta_gradient, query_loss
+from mamlkit.models import PatchConv2d, conv4, in_bfloat16, initial_params, mlp
 from mamlkit.sampling import class_tasks, draw_sinusoids, sinusoid_tasks
 
 
@@ -85,6 +88,26 @@ def test_a_convolution_of_patches_is_a_convolution(stride: int, padding: int) ->
         *(torch.autograd.grad(y.square().sum(), (x, ours.weight)) for y in (ours(x), theirs)), strict=True
     ):
         assert torch.allclose(of_ours, of_theirs, atol=1e-10)
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_in_bfloat16_the_meta_gradient_keeps_its_direction(first_order: bool) -> None:
+    torch.manual_seed(0)
+    model = mlp([16, 32, 3], batch_norm=True)
+    generator = torch.Generator().manual_seed(0)
+    tasks = class_tasks(torch.rand(6, 8, 1, 4, 4), 8, n_way=3, k_shot=4, k_query=4, generator=generator)
+    adapt = partial(maml.adapt, model, inner_lr=0.1, inner_steps=1, first_order=first_order)
+
+    def gradient() -> torch.Tensor:
+        _, gradients = meta_gradient(partial(query_loss, model, adapt), initial_params(model), tasks)
+        return torch.cat([g.flatten() for g in gradients.values()])
+
+    exact = gradient()
+    in_bfloat16(model)
+    rounded = gradient()
+
+    assert rounded.dtype == torch.float32
+    assert 0.99 < F.cosine_similarity(exact, rounded, dim=0) < 1 - 1e-6
 
 
 def test_batch_norm_predicts_with_the_batch_at_hand() -> None:

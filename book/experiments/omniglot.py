@@ -44,7 +44,7 @@ from mamlkit.meta import (
     predict,
     query_loss,
 )
-from mamlkit.models import conv4, initial_params, mlp
+from mamlkit.models import conv4, in_bfloat16, initial_params, mlp
 from mamlkit.sampling import class_tasks
 from mamlkit.tasks import Batch, Params, Task
 from mamlkit.training import Trained, meta_train, stack_seeds
@@ -129,6 +129,7 @@ class Setting(NamedTuple):
 
     device: torch.device
     plain: bool
+    chunk_size: int | None
     folder: Path
     records: Path
     deadline: float
@@ -137,9 +138,13 @@ class Setting(NamedTuple):
 def network(config: Config, device: torch.device) -> nn.Module:
     """A freshly initialised network of the run."""
     if config.network == "mlp":
-        return mlp([28 * 28, 256, 128, 64, 64, config.n_way], batch_norm=True).to(device)
-    on_gpu = device.type == "cuda"
-    return conv4(config.n_way, channels=config.channels, downsample="stride", patches=on_gpu).to(device)
+        model = mlp([28 * 28, 256, 128, 64, 64, config.n_way], batch_norm=True)
+    else:
+        model = conv4(
+            config.n_way, channels=config.channels, downsample="stride", patches=device.type == "cuda"
+        )
+    model.to(device)
+    return in_bfloat16(model) if config.precision == "bf16" else model
 
 
 def images(config: Config, split: str, device: torch.device, *, rotated: bool) -> Tensor:
@@ -165,8 +170,7 @@ def losses_of(
         return partial(maml.adapt, model, inner_steps=steps, **settings)
 
     def task_loss(params: Params, task: Task) -> Tensor:
-        with torch.autocast(task.query.x.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            return query_loss(model, adapt(config.inner_steps), params, task)
+        return query_loss(model, adapt(config.inner_steps), params, task)
 
     return task_loss, adapt
 
@@ -204,6 +208,7 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
         meta_steps=config.meta_steps,
         meta_optimizer=partial(torch.optim.Adam, lr=config.meta_lr),
         generator=torch.Generator(device=at.device).manual_seed(config.seeds[0]),
+        chunk_size=at.chunk_size,
         n_seeds=len(config.seeds),
         compiled=at.device.type == "cuda" and not at.plain,
         validate=validate,
@@ -448,7 +453,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     deadline = time.monotonic() + 60 * options.minutes
-    at = Setting(torch.device(options.device), options.plain, options.folder, options.records, deadline)
+    at = Setting(
+        torch.device(options.device),
+        options.plain,
+        options.chunk_size,
+        options.folder,
+        options.records,
+        deadline,
+    )
     for name in [n for wanted in options.runs for n in GROUPS.get(wanted, [wanted])]:
         if (at.records / f"omniglot-{name}.json").exists() and not options.again:
             print(f"{name}: its record is there, skipped; --again makes it anew")
