@@ -148,6 +148,22 @@ def test_the_frozen_runs_are_the_papers() -> None:
     )
 
 
+def test_the_counted_operations_are_those_of_the_network(tmp_path: Path) -> None:
+    at = tiny(tmp_path)
+    counted = {}
+    for first_order in (True, False):
+        config = replace(omniglot.RUNS["laptop-conv-5w1s"], channels=32, first_order=first_order)
+        model = omniglot.network(config, at.device)
+        counted[first_order] = omniglot.cost(config, model, omniglot.losses_of(config, model)[0], at)
+
+    # Multiply and add: the first layer sees 1 channel, three more see 32, on maps of 14, 7, 4 and 2 pixels a side; then the head.
+    forward = 2 * (9 * 32 * 14**2 + 9 * 32 * 32 * (7**2 + 4**2 + 2**2) + 32 * 5)
+    # 2 tasks, 5 support and 5 query drawings; a backward pass costs two forward ones, less what the images would need.
+    backward = 2 * forward - 2 * 9 * 32 * 14**2
+    assert counted[True]["flop_per_meta_step"] == 2 * 5 * (2 * (forward + backward))
+    assert counted[False]["flop_per_meta_step"] > counted[True]["flop_per_meta_step"]
+
+
 def test_help_lists_every_run() -> None:
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / "omniglot.py"), "--help"],
