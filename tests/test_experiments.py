@@ -164,6 +164,16 @@ def test_the_counted_operations_are_those_of_the_network(tmp_path: Path) -> None
     assert counted[False]["flop_per_meta_step"] > counted[True]["flop_per_meta_step"]
 
 
+def test_a_run_whose_record_is_there_is_skipped(unbroken: Path, monkeypatch, capsys) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["omniglot.py", "laptop-conv-5w1s", "--records", str(unbroken)])
+
+    omniglot.main()
+    torch.set_num_threads(threads)
+
+    assert "laptop-conv-5w1s: its record is there, skipped" in capsys.readouterr().out
+
+
 def test_help_lists_every_run() -> None:
     done = subprocess.run(
         [sys.executable, str(EXPERIMENTS / "omniglot.py"), "--help"],

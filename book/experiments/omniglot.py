@@ -445,6 +445,11 @@ def main() -> None:
     )
     parser.add_argument("--plain", action="store_true", help="on a GPU, neither compile nor record the step")
     parser.add_argument(
+        "--chunk-size",
+        type=int,
+        help="tasks of a seed differentiated at once, default all; fewer need less memory",
+    )
+    parser.add_argument(
         "--threads", type=int, default=min(2, os.cpu_count() or 1), help="default %(default)s"
     )
     parser.add_argument(
