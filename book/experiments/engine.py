@@ -4,10 +4,10 @@
     python book/experiments/engine.py --help
 
 The networks and tasks are those of `omniglot.py laptop`, the pixels noise, which takes the same time. Each rung keeps what the
-rungs below it changed, but "tf32", "bf16" and "seeds" each stand on the fastest rung that runs anywhere on the device ("on device" on
-a CPU, "recorded" on a GPU, which has more rungs). They take turns in short bursts, in a new order in every round, so that a
-slow moment of the machine hits all alike. Beside the clock stands the processor time of this process, which other work on the
-machine hardly touches. Before that, each rung's meta-gradient is compared with the loop's in float64.
+rungs below it changed, but "tf32", "bf16" and "seeds" each stand on the rung before all three: "on device" on a CPU, "recorded"
+on a GPU, which has more rungs. They take turns in short bursts, in a new order in every round, so that a slow moment of the
+machine hits all alike. Beside the clock stands the processor time of this process, which other work on the machine hardly
+touches. Before that, each rung's meta-gradient is compared with the loop's in float64.
 """
 
 from __future__ import annotations
