@@ -112,14 +112,15 @@ def meta_train(
             `validate_every` steps, shown in the bar; `Trained.best` are the parameters where it was largest, seed by seed.
             It must draw nothing from `generator`.
         checkpoint: a file to resume from if it is there and to write every `checkpoint_seconds` and at the end.
-        max_seconds: stop after so long, with the checkpoint written.
+        max_seconds: stop after so long, with the checkpoint written, which must have been asked for.
         config: what the run is, in values that JSON knows; a checkpoint made with another, or with another optimiser's settings,
             is refused.
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
-        ValueError: `meta_steps` below 0, `validate_every` below 1, seeds or processes that can't share the tasks, tasks that
-            change their shape, or a checkpoint that is damaged or of another run; it is left untouched.
+        ValueError: `meta_steps` below 0, `validate_every` below 1, `max_seconds` without a checkpoint, seeds or processes
+            that can't share the tasks, tasks that change their shape, or a checkpoint that is damaged or of another run; it
+            is left untouched.
         FloatingPointError: a loss or a parameter that is not finite, with its step, and no seed left to go on with; the
             checkpoint is left as it was.
         TimeoutError: `max_seconds` are over; the same call goes on from the checkpoint.
@@ -129,6 +130,10 @@ def meta_train(
         raise ValueError(f"meta_steps={meta_steps}, but a run has 0 steps or more")
     if validate_every < 1:
         raise ValueError(f"validate_every={validate_every}, but there is at least 1 step between two looks")
+    if checkpoint is None and max_seconds < math.inf:
+        raise ValueError(
+            f"max_seconds={max_seconds} without a checkpoint would lose the run; name a checkpoint"
+        )
     if n_seeds is not None and any(p.shape[:1] != (n_seeds,) for p in params.values()):
         raise ValueError(
             f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds"
@@ -194,7 +199,7 @@ def meta_train(
                 continue
             now = time.monotonic()
             last, over = run.step == meta_steps, now - began > max_seconds
-            saving = last or over or now - saved > checkpoint_seconds
+            saving = last or over or (path is not None and now - saved > checkpoint_seconds)
             run.seconds = before + now - began
             run.stop_what_is_not_finite(looked_at, params_too=saving)
             looked_at = run.step
@@ -203,13 +208,14 @@ def meta_train(
             if run.step % 100 == 0:
                 shown["loss"] = run.recent_loss()
                 bar.set_postfix(shown, refresh=False)
-            if saving and path is not None and rank == 0:
-                _save(run, path, settings)
+            if saving:
+                if path is not None and rank == 0:
+                    _save(run, path, settings)
                 saved = time.monotonic()
             if over and not last:
                 raise TimeoutError(
-                    f"max_seconds={max_seconds:.0f} are over at meta-step {run.step} of {meta_steps}"
-                    + ("" if path is None else f"; {path} holds it, so the same call goes on from there")
+                    f"max_seconds={max_seconds:.0f} are over at meta-step {run.step} of {meta_steps}; "
+                    f"{path} holds it, so the same call goes on from there"
                 )
     for p in params.values():
         p.grad = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import itertools
 import os
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -426,13 +428,57 @@ def test_a_full_disk_is_said_and_leaves_the_old_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_run_that_is_out_of_time_keeps_what_it_has(tmp_path: Path) -> None:
-    for _ in range(3):
-        with pytest.raises(TimeoutError, match=r"are over at meta-step \d of 4; .*run.pt holds it"):
+    spent = [0.0]
+    for step in (1, 2, 3):
+        with pytest.raises(TimeoutError, match=rf"are over at meta-step {step} of 4; .*run.pt holds it"):
             train(4, checkpoint=tmp_path / "run.pt", max_seconds=-1)
+        spent.append(torch.load(tmp_path / "run.pt", weights_only=True)["seconds"])
     run = train(4, checkpoint=tmp_path / "run.pt", max_seconds=-1)
 
     assert same(run, train(4))
-    assert run.seconds > 0
+    assert all(later > earlier for earlier, later in pairwise([*spent, run.seconds]))  # all parts are counted
+
+
+def test_a_time_limit_without_a_checkpoint_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_seconds=5 without a checkpoint would lose the run"):
+        train(1, max_seconds=5)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="only glibc has the switch")
+def test_while_it_trains_on_a_cpu_large_blocks_stay_on_the_heap() -> None:
+    code = (
+        "import sys; sys.path.insert(0, 'tests'); import ctypes, test_training as t\n"
+        "class Info(ctypes.Structure): _fields_ = [(str(i), ctypes.c_size_t) for i in range(10)]\n"
+        "info = ctypes.CDLL(None).mallinfo2; info.restype = Info\n"
+        "mapped = lambda: getattr(info(), '4')  # hblkhd, bytes outside the heap\n"
+        "if sys.argv[1] == 'train': t.train(1)\n"
+        "before = mapped(); block = t.torch.ones(2**24); print(mapped() - before)"
+    )
+    outside = [
+        int(subprocess.run([sys.executable, "-c", code, what], capture_output=True, text=True, check=True,
+                           cwd=Path(__file__).parents[1]).stdout)
+        for what in ("idle", "train")
+    ]  # fmt: skip
+
+    assert outside[0] >= 4 * 2**24
+    assert outside[1] == 0
+
+
+def test_between_two_checkpoints_the_parameters_are_not_looked_at(monkeypatch) -> None:
+    looks = []
+    look = training._Run.stop_what_is_not_finite
+    monkeypatch.setattr(
+        training._Run,
+        "stop_what_is_not_finite",
+        lambda self, since, *, params_too: (
+            looks.append(params_too),
+            look(self, since, params_too=params_too),
+        ),
+    )
+
+    train(6, checkpoint_seconds=-1)  # there is no checkpoint whose time could have come
+
+    assert looks == [False] * 5 + [True]
 
 
 def test_a_read_only_folder_is_said_before_the_first_step(tmp_path: Path, monkeypatch) -> None:
@@ -529,9 +575,15 @@ def test_a_run_shows_its_progress_unless_told_not_to(capsys) -> None:
     train(1, progress=True)
     shown = capsys.readouterr().err
     train(1, progress=False)
+    silent = capsys.readouterr().err
+    train(100, progress=True, validate=lambda params: torch.tensor(0.25), validate_every=50)
+    with_accuracy = capsys.readouterr().err
 
     assert "1/1" in shown
-    assert capsys.readouterr().err == ""
+    assert "100/100" in with_accuracy
+    assert "accuracy=0.250" in with_accuracy
+    assert "loss=" in with_accuracy
+    assert silent == ""
 
 
 def test_a_sampler_that_changes_its_shapes_is_refused() -> None:
