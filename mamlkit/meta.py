@@ -199,6 +199,19 @@ def inductive_accuracy(
     return _over_tasks(task_accuracy, tasks, chunk_size)
 
 
+def nearest_neighbour(tasks: Task) -> Tensor:
+    """The share of queries, `(n_tasks,)` in [0, 1], that the support drawing with the largest pixel cosine labels rightly.
+
+    The floor under every few-shot learner, which looks at pixels and learns nothing. Derived in chapter `few-shot-images`.
+
+    Args:
+        tasks: a stack with x of shape `(n_tasks, n, ...)` and integer y.
+    """
+    support, query = (F.normalize(batch.x.flatten(2), dim=-1) for batch in tasks)
+    nearest = (query @ support.transpose(1, 2)).argmax(-1)
+    return (tasks.support.y.gather(1, nearest) == tasks.query.y).float().mean(1)
+
+
 class MeanCI(NamedTuple):
     """A mean and the half-width of its 95 % confidence interval; prints as `mean ± half_width`."""
 

@@ -19,6 +19,7 @@ from mamlkit.meta import (
     mean_ci95,
     meta_gradient,
     meta_step,
+    nearest_neighbour,
     query_loss,
 )
 from mamlkit.models import Network, conv4, initial_params, mlp
@@ -310,3 +311,10 @@ def test_intervals_refuse_what_has_none() -> None:
         mean_ci95(torch.ones(1))
     with pytest.raises(ValueError, match="1 of 3 values are not finite"):
         mean_ci95(torch.tensor([1.0, float("inf"), 2.0]))
+
+
+def test_the_nearest_neighbour_goes_by_the_angle_not_the_ink() -> None:
+    support = Batch(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]), torch.tensor([[1, 0]]))
+    query = Batch(torch.tensor([[[[5.0, 1.0]], [[0.1, 0.2]], [[0.0, 9.0]]]]), torch.tensor([[1, 0, 1]]))
+
+    assert torch.allclose(nearest_neighbour(Task(support, query)), torch.tensor([2 / 3]))

@@ -41,6 +41,7 @@ from mamlkit.meta import (
     inductive_accuracy,
     mean_ci95,
     meta_gradient,
+    nearest_neighbour,
     predict,
     query_loss,
 )
@@ -225,8 +226,12 @@ def run(name: str, at: Setting) -> None:
     """One run from the first meta-step to its record."""
     config, started = RUNS[name], datetime.now(UTC)
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
+    on_gpu = at.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(at.device)  # of the run before in the same ladder
     model, trained = train(name, config, at)
     task_loss, adapt = losses_of(config, model)
+    peak = torch.cuda.max_memory_allocated(at.device) if on_gpu else None
     began = time.monotonic()
 
     unseen = images(config, "meta-validation", at.device, rotated=config.rotated_test)
@@ -261,11 +266,10 @@ def run(name: str, at: Setting) -> None:
         "curve_steps": [(i + 1) * len(blocks[0]) for i in range(len(blocks))],
         "curve_loss": [block.mean(0).tolist() for block in blocks],
         "train_seconds": trained.seconds,
+        "train_peak_bytes": peak,  # None on a CPU, where only a process of its own could tell
         "cost": cost(config, model, task_loss, at),
         "n_parameters": sum(p.numel() for p in initial_params(model).values()),
     }
-    if at.device.type == "cuda":
-        metrics["peak_memory_bytes"] = torch.cuda.max_memory_allocated(at.device)
     write(name, config, metrics, at, started, trained.seconds + time.monotonic() - began)
     if name in SHIPPED:
         first = {key: p[0].half() for key, p in trained.best.items()}
@@ -281,13 +285,6 @@ def keep(params: Params, path: Path) -> None:
 
 SHIPPED = ("paper-conv-5w1s", "paper-mlp-5w1s", "laptop-conv-5w1s", "laptop-mlp-5w1s")
 """Runs whose first seed's parameters are kept beside the record, in half precision, for readers to adapt."""
-
-
-def nearest_neighbour(tasks: Task) -> Tensor:
-    """Accuracy per task `(n_tasks,)` of giving each query the label of the support drawing with the largest pixel cosine."""
-    support, query = (nn.functional.normalize(b.x.flatten(2), dim=-1) for b in tasks)
-    nearest = (query @ support.transpose(1, 2)).argmax(-1)
-    return (tasks.support.y.gather(1, nearest) == tasks.query.y).float().mean(1)
 
 
 class Bytes(TorchDispatchMode):
