@@ -314,7 +314,8 @@ def test_intervals_refuse_what_has_none() -> None:
 
 
 def test_the_nearest_neighbour_goes_by_the_angle_not_the_ink() -> None:
-    support = Batch(torch.tensor([[[[1.0, 0.0]], [[0.0, 1.0]]]]), torch.tensor([[1, 0]]))
+    bold, light = [[9.0, 0.0]], [[0.0, 1.0]]
+    support = Batch(torch.tensor([[bold, light]]), torch.tensor([[1, 0]]))
     query = Batch(torch.tensor([[[[5.0, 1.0]], [[0.1, 0.2]], [[0.0, 9.0]]]]), torch.tensor([[1, 0, 1]]))
 
     assert torch.allclose(nearest_neighbour(Task(support, query)), torch.tensor([2 / 3]))
