@@ -117,6 +117,34 @@ def test_half_precision_trains_almost_as_float32(tmp_path: Path) -> None:
     assert not torch.allclose(runs["bf16"], runs["float32"], rtol=1e-5)
 
 
+def test_on_a_cpu_dense_layers_are_compiled_and_convolutions_are_not(tmp_path: Path, monkeypatch) -> None:
+    asked = {}
+    monkeypatch.setattr(
+        omniglot, "meta_train", lambda *_, config, compiled, **__: asked.update({config["run"]: compiled})
+    )
+    monkeypatch.setattr(omniglot, "keep", lambda *_: None)
+    at = tiny(tmp_path)
+    for name in ("laptop-conv-5w1s", "laptop-mlp-5w1s"):
+        with pytest.raises(AttributeError, match="best"):  # nothing was trained
+            omniglot.train(name, omniglot.RUNS[name], at)
+
+    assert asked == {"laptop-conv-5w1s": False, "laptop-mlp-5w1s": True}
+
+
+def test_a_record_is_written_after_the_weights_so_that_a_killed_run_can_finish(
+    tmp_path: Path, monkeypatch
+) -> None:
+    def killed(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(omniglot.records, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        omniglot.run("laptop-conv-5w1s", tiny(tmp_path))
+
+    assert (tmp_path / "omniglot-laptop-conv-5w1s.safetensors").exists()
+    assert not (tmp_path / "omniglot-laptop-conv-5w1s.json").exists()
+
+
 def test_the_trap_grid_measures_every_way(unbroken: Path) -> None:
     omniglot.traps("laptop-traps", tiny(unbroken), n_tasks=2, n_of_orders=1)
 
