@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from mamlkit.tasks import Batch, Task
+from mamlkit.tasks import Batch, Task, check_counts
 
 
 def sinusoid(x: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ def sinusoid_tasks(
     >>> tasks.support.x.shape, tasks.query.y.shape
     (torch.Size([25, 10, 1]), torch.Size([25, 10, 1]))
     """
-    _at_least_one(meta_batch_size=meta_batch_size, k_shot=k_shot, k_query=k_query)
+    check_counts(meta_batch_size=meta_batch_size, k_shot=k_shot, k_query=k_query)
     amplitude, phase = draw_sinusoids(meta_batch_size, generator=generator, dtype=dtype)
     shape = (meta_batch_size, k_shot + k_query, 1)
     unit = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
@@ -76,7 +76,7 @@ def class_tasks(
     Raises:
         ValueError: more classes or drawings asked for than there are, a count below 1, or a generator on another device.
     """
-    _at_least_one(meta_batch_size=meta_batch_size, n_way=n_way, k_shot=k_shot, k_query=k_query)
+    check_counts(meta_batch_size=meta_batch_size, n_way=n_way, k_shot=k_shot, k_query=k_query)
     if images.dim() != 5:
         raise ValueError(
             f"images has shape {tuple(images.shape)}, but needs the axes (classes, per_class, channels, h, w)"
@@ -106,9 +106,3 @@ def class_tasks(
         return Batch(x.flatten(1, 2), labels.repeat_interleave(k).repeat(meta_batch_size, 1))
 
     return Task(batch(x[:, :, :k_shot]), batch(x[:, :, k_shot:]))
-
-
-def _at_least_one(**counts: int) -> None:
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}, but a task needs at least 1")

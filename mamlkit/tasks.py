@@ -8,7 +8,8 @@ A *stack of tasks* is the same `Task` whose four tensors all have one more leadi
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import operator
+from typing import NamedTuple, SupportsIndex
 
 from torch import Tensor
 
@@ -28,6 +29,21 @@ class Task(NamedTuple):
 
     support: Batch
     query: Batch
+
+
+def check_counts(least: int = 1, **counts: SupportsIndex) -> None:
+    """Nothing, if every count is a whole number of at least `least`.
+
+    Raises:
+        ValueError: one that is not, by its name, with its value and the limit.
+    """
+    for name, value in counts.items():
+        try:
+            n = operator.index(value)
+        except TypeError:
+            raise ValueError(f"{name}={value!r}, but it must be a whole number of at least {least}") from None
+        if n < least or isinstance(value, bool):
+            raise ValueError(f"{name}={value!r}, but it must be a whole number of at least {least}")
 
 
 def n_tasks(tasks: Task) -> int:
