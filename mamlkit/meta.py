@@ -113,6 +113,24 @@ def _task_gradient(task_loss: TaskLoss, params: Params, task: Task) -> tuple[Par
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
 
+def check_optimizer(meta_optimizer: torch.optim.Optimizer, params: Params) -> None:
+    """Nothing, if `meta_optimizer` moves any of `params`; those that it does not hold stay as they are, which may be meant.
+
+    Raises:
+        ValueError: it is no optimiser, or holds none of `params` but copies or other tensors: nothing would be learned.
+    """
+    if not isinstance(meta_optimizer, torch.optim.Optimizer):
+        raise ValueError(
+            f"meta_optimizer gives {meta_optimizer!r}, but it must be one of PyTorch's optimisers"
+        )
+    held = {id(p) for group in meta_optimizer.param_groups for p in group["params"]}
+    if not any(id(p) in held for p in params.values()):
+        raise ValueError(
+            "meta_optimizer holds none of params; make it from these very tensors, list(params.values()), "
+            "and for meta_train from the list that it is given"
+        )
+
+
 def meta_step(
     task_loss: TaskLoss,
     params: Params,
@@ -129,9 +147,7 @@ def meta_step(
         ValueError: what `meta_gradient` raises, or an optimiser that holds none of `params`.
         FloatingPointError: the loss or its gradient is not finite; `params` are then as they were.
     """
-    held = {id(p) for group in meta_optimizer.param_groups for p in group["params"]}
-    if not any(id(p) in held for p in params.values()):
-        raise ValueError("meta_optimizer holds none of params; make it from list(params.values())")
+    check_optimizer(meta_optimizer, params)
     loss, gradients = meta_gradient(task_loss, params, tasks, chunk_size=chunk_size)
     if not all(torch.isfinite(t).all() for t in (loss, *gradients.values())):
         raise FloatingPointError(
