@@ -10,16 +10,14 @@ Derived in chapters `outer-loop` and `sinusoids`; at full scale in `gpu-few-shot
 from __future__ import annotations
 
 import ctypes
-import io
-import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import cache, partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,8 +28,9 @@ from torch.func import vmap
 from torch.utils._pytree import tree_map
 from tqdm import tqdm
 
-from mamlkit.meta import TaskLoss, meta_gradient
-from mamlkit.tasks import Params, Task, n_tasks
+from mamlkit.checkpoints import Run, resume, save, settings
+from mamlkit.meta import TaskLoss, check_optimizer, meta_gradient
+from mamlkit.tasks import Params, Task, check_counts, n_tasks
 
 Gradient = Callable[[Params, Task], tuple[Tensor, Params]]
 _LOOK_EVERY = {"cpu": 1}
@@ -40,19 +39,13 @@ _WARM_UP = 3
 """Meta-steps that run plainly before a GPU's step is recorded."""
 
 
-_IN_CHECKPOINT = (
-    *("settings", "step", "seconds", "params", "optimizer", "generator"),
-    *("losses", "validation", "best", "stopped"),
-)
-
-
 class Trained(NamedTuple):
     """What `meta_train` made; with `n_seeds` every tensor has the seeds as one more axis.
 
     `params`: after the last step; NaN for a seed that was stopped. `losses`: the meta-loss before each step, `(meta_steps,)`;
     with seeds `(meta_steps, n_seeds)`. `validation`: what `validate` said, `(meta_steps // validate_every,)`, likewise.
-    `best`: the parameters when `validate` was largest; `params` where there was no validation. `seconds`: the time spent, that of
-    earlier parts of a resumed run included.
+    `best`: the parameters when `validate` was largest; `params` where it never gave a finite number. `seconds`: the time spent,
+    that of earlier parts of a resumed run included.
     """
 
     params: Params
@@ -66,10 +59,20 @@ def stack_seeds(initial: Sequence[Params]) -> Params:
     """The parameters of several seeds as one: each tensor with the seeds as a leading axis, for `meta_train(n_seeds=...)`.
 
     Raises:
-        ValueError: no seeds.
+        ValueError: no seeds, or one whose parameters have other names, shapes or types than the first's.
     """
+    if not isinstance(initial, Sequence) or not all(isinstance(params, Mapping) for params in initial):
+        raise ValueError(
+            "stack_seeds takes a list with the parameters of each seed, [initial_params(...), ...]"
+        )
     if not initial:
         raise ValueError("stack_seeds got 0 seeds; give the parameters of at least one")
+    kinds = [{name: (tuple(p.shape), p.dtype, p.device) for name, p in params.items()} for params in initial]
+    for seed, kind in enumerate(kinds):
+        if kind != kinds[0]:
+            raise ValueError(
+                f"seed {seed} has the parameters {kind}, but seed 0 has {kinds[0]}; make them by the same function"
+            )
     return {name: torch.stack([params[name] for params in initial]) for name in initial[0]}
 
 
@@ -100,208 +103,333 @@ def meta_train(
         sample_tasks: `generator -> a stack of tasks`; with `n_seeds` the stack is shared out, an equal part to each seed, and
             each seed's part once more among the processes of `torchrun`.
         meta_steps: how many steps in all, those of an interrupted run included.
-        meta_optimizer: a function of the list of tensors, `partial(torch.optim.Adam, lr=1e-3)` say.
+        meta_optimizer: a function of the list of tensors, `partial(torch.optim.Adam, lr=1e-3)` say. Tensors that the optimiser
+            it makes does not hold stay as they are.
         generator: the only source of randomness.
         chunk_size: as in `meta_gradient`.
         n_seeds: train so many runs at once as one more batch axis; each sees tasks of its own and no other run. One whose loss
             or parameters are no longer finite is stopped, with a warning, and the others go on.
         compiled: run the meta-gradient through `torch.compile`: the same numbers but for rounding, many times faster for
             small networks, after some seconds of compiling. On a GPU the whole step, sampling and optimiser included, is then
-            also recorded once as a CUDA graph and replayed. Where there is no compiler, a warning, and the plain path.
+            also recorded once as a CUDA graph and replayed. The first meta-gradient is computed plainly too; where there is no
+            compiler, or one whose numbers differ by more than 2 % in float32 (the fourth root of the type's rounding), a
+            warning, and the plain path from that step on.
         validate: `params -> accuracy`, or whatever is better when larger, a scalar, `(n_seeds,)` with seeds; called every
             `validate_every` steps, shown in the bar; `Trained.best` are the parameters where it was largest, seed by seed.
-            It must draw nothing from `generator`.
+            It must draw nothing from `generator` and leave `params` as they are. What is not finite is never the best.
         checkpoint: a file to resume from if it is there and to write every `checkpoint_seconds` and at the end.
-        max_seconds: stop after so long, with the checkpoint written, which must have been asked for.
+        max_seconds: stop after so long, with the checkpoint written, which must have been asked for; of several processes as
+            soon as it is over for one, in the same step for all. When it is over from the start, one step is made.
         config: what the run is, in values that JSON knows; a checkpoint made with another, or with another optimiser's settings,
             is refused.
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
-        ValueError: `meta_steps` below 0, `validate_every` below 1, `max_seconds` without a checkpoint, seeds or processes
-            that can't share the tasks, tasks that change their shape, or a checkpoint that is damaged or of another run; it
-            is left untouched.
+        ValueError: an argument that can't be used, by its name; an optimiser that holds none of the tensors; seeds or processes
+            that can't share the tasks, or processes that start differently; tasks that change their shape; a `validate` that
+            changes what it must not; a checkpoint that is damaged or of another run, which is left untouched.
         FloatingPointError: a loss or a parameter that is not finite, with its step, and no seed left to go on with; the
             checkpoint is left as it was.
         TimeoutError: `max_seconds` are over; the same call goes on from the checkpoint.
         OSError: the checkpoint can't be written, a folder that can't be said before the first step; the old one is left.
     """
-    if meta_steps < 0:
-        raise ValueError(f"meta_steps={meta_steps}, but a run has 0 steps or more")
-    if validate_every < 1:
-        raise ValueError(f"validate_every={validate_every}, but there is at least 1 step between two looks")
-    if checkpoint is None and max_seconds < math.inf:
-        raise ValueError(
-            f"max_seconds={max_seconds} without a checkpoint would lose the run; name a checkpoint"
-        )
-    if n_seeds is not None and any(p.shape[:1] != (n_seeds,) for p in params.values()):
-        raise ValueError(
-            f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds"
-        )
-    rank, n_ranks = (
-        (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    )
-    device = next(iter(params.values())).device
-    if device.type == "cpu":
-        _keep_large_blocks()
-    params = {name: p.detach().clone() for name, p in params.items()}
-    optimizer = meta_optimizer(list(params.values()))
-    losses = torch.full((meta_steps, *([n_seeds] if n_seeds else [])), math.nan, device=device)
-    run = _Run(params, optimizer, generator, losses, {name: p.clone() for name, p in params.items()})
-    groups = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-    about: dict[str, Any] = {"config": dict(config or {}), "optimizer": groups}
-    if validate is not None:
-        about["validate_every"] = validate_every
-    settings = json.dumps(about, sort_keys=True, default=str)
-    path = None if checkpoint is None else Path(checkpoint)
+    functions = {"task_loss": task_loss, "sample_tasks": sample_tasks, "meta_optimizer": meta_optimizer}
+    _check_call(functions | {"validate": validate}, params, generator, n_seeds, checkpoint)
+    check_counts(0, meta_steps=meta_steps)
+    check_counts(validate_every=validate_every, **({} if chunk_size is None else {"chunk_size": chunk_size}))
+    _check_seconds(checkpoint_seconds, max_seconds, has_checkpoint=checkpoint is not None)
+    rank, n_ranks = _which_process()
+    run = _at_the_start(params, meta_optimizer, generator, (meta_steps, *([n_seeds] if n_seeds else [])))
+    path, looks_every = None if checkpoint is None else Path(checkpoint), validate_every if validate else None
+    what_it_is = settings(config, run.optimizer, looks_every)
     if path is not None:
-        _resume(run, path, settings)
+        resume(run, path, what_it_is, looks_every)
+    if n_ranks > 1:
+        _refuse_other_starts(run, n_ranks)
+    clock = _Clock(run.seconds, max_seconds, math.inf if path is None else checkpoint_seconds)
+    gradient = _gradient_of(task_loss, chunk_size, n_seeds, compiled)
+    share = _share_of_tasks(run.losses.device, n_seeds, rank, n_ranks)
+    step = _one_step(run, gradient, lambda: share(sample_tasks(generator)), clock, n_ranks)
 
-    gradient: Gradient = partial(meta_gradient, task_loss, chunk_size=chunk_size)
-    if n_seeds is not None:
-        gradient = vmap(gradient)
-    if compiled:
-        gradient = _compile_or_warn(gradient)
-    share = _share_of_tasks(n_seeds, rank, n_ranks)
-
-    def one_step() -> Tensor:
-        loss, gradients = gradient(params, share(sample_tasks(generator)))
-        if n_ranks > 1:
-            loss, gradients = _mean_over_ranks(loss, gradients, n_ranks)
-        for name, p in params.items():
-            p.grad = gradients[name]
-        optimizer.step()
-        return loss
-
-    step: Callable[[], Tensor] = one_step
-    quiet = (
-        {} if progress and rank == 0 else {"disable": True}
-    )  # not disable=False, which would overrule TQDM_DISABLE
+    first = looked_at = run.step
     shown: dict[str, str] = {}
-    look_every, looked_at, first = _LOOK_EVERY.get(device.type, 100), run.step, run.step
-    began = saved = time.monotonic()
-    before = run.seconds
-    with (
-        tqdm(total=meta_steps, initial=first, unit="step", mininterval=0.5, **quiet) as bar,
-        ExitStack() as stack,
-    ):
+    with _bar(run, hidden=not progress or rank > 0) as bar, ExitStack() as stack:
         while run.step < meta_steps:
-            losses[run.step] = step()
+            run.losses[run.step] = step()
             run.step += 1
             bar.update()
-            if compiled and run.step == first + 1 and device.type == "cpu":
-                # Nothing that the compiled code depends on changes any more: spare each step the check, a tenth of its time.
-                stack.enter_context(torch.compiler.set_stance(skip_guard_eval_unsafe=True))
-            if compiled and run.step == first + _WARM_UP and device.type == "cuda" and n_ranks == 1:
-                step = _recorded(one_step, optimizer, generator)
+            if compiled:
+                step = _sped_up(step, run, run.step - first, n_ranks, stack)
+            last = run.step == meta_steps
             validating = validate is not None and run.step % validate_every == 0
-            if run.step % look_every and not validating and run.step < meta_steps:
+            if not (last or validating or run.step % _LOOK_EVERY.get(run.losses.device.type, 100) == 0):
                 continue
-            now = time.monotonic()
-            last, over = run.step == meta_steps, now - began > max_seconds
-            saving = last or over or (path is not None and now - saved > checkpoint_seconds)
-            run.seconds = before + now - began
-            run.stop_what_is_not_finite(looked_at, params_too=saving)
+
+            over, due = clock.says()
+            saving = last or over or due
+            run.seconds = clock.seconds()
+            _stop_what_is_not_finite(run, looked_at, params_too=saving)
             looked_at = run.step
             if validate is not None and validating:
-                shown["accuracy"] = run.keep_the_best(validate(params))
+                shown["accuracy"] = _keep_the_best(run, validate, watched=run.step - first <= validate_every)
             if run.step % 100 == 0:
-                shown["loss"] = run.recent_loss()
+                shown["loss"] = f"{run.losses[max(0, run.step - 100) : run.step].nanmean():.3f}"
                 bar.set_postfix(shown, refresh=False)
             if saving:
                 if path is not None and rank == 0:
-                    _save(run, path, settings)
-                saved = time.monotonic()
+                    save(run, path, what_it_is)
+                clock.saved_now()
+            if n_ranks > 1 and (last or over):
+                dist.all_reduce(torch.zeros(1, device=run.losses.device))  # nobody leaves before it is saved
             if over and not last:
                 raise TimeoutError(
                     f"max_seconds={max_seconds:.0f} are over at meta-step {run.step} of {meta_steps}; "
                     f"{path} holds it, so the same call goes on from there"
                 )
-    for p in params.values():
-        p.grad = None
-    validation = torch.stack(run.validation) if run.validation else losses.new_zeros((0, *losses.shape[1:]))
-    return Trained(
-        params, losses.cpu(), validation.cpu(), run.best if run.validation else params, run.seconds
-    )
+    return _trained(run)
 
 
-@dataclass
-class _Run:
-    """All that decides how a run ends: what a checkpoint holds."""
-
-    params: Params
-    optimizer: torch.optim.Optimizer
-    generator: torch.Generator
-    losses: Tensor
-    best: Params
-    validation: list[Tensor] = field(default_factory=list)
-    step: int = 0
-    seconds: float = 0.0
-    stopped: set[int] = field(default_factory=set)
-
-    def recent_loss(self) -> str:
-        return f"{self.losses[max(0, self.step - 100) : self.step].nanmean():.3f}"
-
-    def keep_the_best(self, value: Tensor) -> str:
-        value = torch.as_tensor(value, dtype=self.losses.dtype, device=self.losses.device)
-        if value.shape != self.losses.shape[1:]:
+def _check_call(
+    functions: dict[str, Any],
+    params: Params,
+    generator: torch.Generator,
+    n_seeds: int | None,
+    checkpoint: object,
+) -> None:
+    takes = {
+        "task_loss": "(params, task) -> scalar",
+        "sample_tasks": "generator -> a stack of tasks",
+        "meta_optimizer": "a list of tensors -> an optimiser, partial(torch.optim.Adam, lr=1e-3) say",
+        "validate": "params -> what is better when larger",
+    }
+    for name, function in functions.items():
+        if not callable(function) and (function is not None or name != "validate"):
             raise ValueError(
-                f"validate gave the shape {tuple(value.shape)}, but a run needs {tuple(self.losses.shape[1:])}: a number a seed"
+                f"{name} is a {type(function).__name__}, but it must be a function: {takes[name]}"
             )
-        self.validation.append(value)
-        so_far = torch.stack(self.validation).nan_to_num(-math.inf)
-        newest_is_best = so_far[-1] > so_far[:-1].amax(0) if len(so_far) > 1 else value.isfinite()
-        for name, p in self.params.items():
-            better = newest_is_best.view(-1, *[1] * (p.dim() - 1)) if value.dim() else newest_is_best
-            self.best[name] = torch.where(better, p, self.best[name])
-        return f"{value.nanmean():.3f}"
-
-    def stop_what_is_not_finite(self, since: int, *, params_too: bool) -> None:
-        # A run of one seed ends with an error; of several seeds, those whose losses or parameters are not finite are stopped.
-        new = self.losses[since : self.step]
-        if not params_too and bool(new.isfinite().all()):
-            return
-        n = self.losses.shape[1] if self.losses.dim() > 1 else 1
-        problems: dict[int, str] = {}
-        for seed, values in enumerate(new.reshape(-1, n).T.tolist()):
-            for step, value in enumerate(values, since):
-                if not math.isfinite(value):
-                    problems.setdefault(seed, f"the meta-loss is {value} at meta-step {step}")
-        if params_too:
-            # The losses are looked at all the time; the gradient of a finite loss can still overflow, one step later tells.
-            for name, p in self.params.items():
-                for seed, finite in enumerate(p.isfinite().reshape(n, -1).all(1).tolist()):
-                    if not finite:
-                        problems.setdefault(seed, f"{name} is not finite after meta-step {self.step - 1}")
-        for seed in sorted(problems.keys() - self.stopped):
-            self.stopped.add(seed)
-            which = problems[seed] + (f", seed {seed} of {n}" if n > 1 else "")
-            if len(self.stopped) == n:
-                raise FloatingPointError(
-                    f"{which}; the checkpoint is left as it was: lower inner_lr or the meta-optimiser's rate"
-                )
-            warnings.warn(
-                f"{which}: it is stopped, its parameters are NaN, the other seeds go on", stacklevel=3
+    tensors = list(params.values()) if isinstance(params, Mapping) else []
+    if not tensors or not all(isinstance(p, Tensor) and p.is_floating_point() for p in tensors):
+        raise ValueError(
+            "params must be a dictionary of floating-point tensors, at least one, by name; use initial_params(model)"
+        )
+    devices = {str(p.device) for p in tensors}
+    if len(devices) > 1 or "meta" in devices:
+        raise ValueError(
+            f"params are on {', '.join(sorted(devices))}, but they must be on one device that holds numbers"
+        )
+    if n_seeds is not None:
+        check_counts(n_seeds=n_seeds)
+        if any(p.shape[:1] != (n_seeds,) for p in tensors):
+            raise ValueError(
+                f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds"
             )
-            for p in self.params.values():
-                p[seed] = math.nan
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(
+            f"generator is a {type(generator).__name__}; use torch.Generator().manual_seed(0), the only randomness"
+        )
+    if not isinstance(checkpoint, str | os.PathLike | None):
+        raise ValueError(f"checkpoint is a {type(checkpoint).__name__}, but it must be the name of a file")
 
 
-def _share_of_tasks(n_seeds: int | None, rank: int, n_ranks: int) -> Callable[[Task], Task]:
+def _check_seconds(checkpoint_seconds: float, max_seconds: float, *, has_checkpoint: bool) -> None:
+    for name, seconds in (("checkpoint_seconds", checkpoint_seconds), ("max_seconds", max_seconds)):
+        try:
+            unusable = math.isnan(seconds)
+        except TypeError:
+            unusable = True
+        if unusable:
+            raise ValueError(f"{name}={seconds!r}, but it must be a number of seconds; math.inf is never")
+    if checkpoint_seconds < 0:
+        raise ValueError(f"checkpoint_seconds={checkpoint_seconds}, but 0 already saves after every step")
+    if not has_checkpoint and max_seconds < math.inf:
+        raise ValueError(
+            f"max_seconds={max_seconds} without a checkpoint would lose the run; name a checkpoint"
+        )
+
+
+def _which_process() -> tuple[int, int]:
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+
+
+def _at_the_start(
+    params: Params,
+    meta_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
+    generator: torch.Generator,
+    shape: tuple[int, ...],
+) -> Run:
+    params = {name: p.detach().clone() for name, p in params.items()}
+    optimizer = meta_optimizer(list(params.values()))
+    check_optimizer(optimizer, params)
+    losses = torch.full(shape, math.nan, device=next(iter(params.values())).device)
+    return Run(params, optimizer, generator, losses, {name: p.clone() for name, p in params.items()})
+
+
+def _gradient_of(
+    task_loss: TaskLoss, chunk_size: int | None, n_seeds: int | None, compiled: bool
+) -> Gradient:
+    gradient: Gradient = partial(meta_gradient, task_loss, chunk_size=chunk_size)
+    if n_seeds is not None:
+        gradient = vmap(gradient)
+    return _compile_or_warn(gradient) if compiled else gradient
+
+
+def _one_step(
+    run: Run, gradient: Gradient, sample: Callable[[], Task], clock: _Clock, n_ranks: int
+) -> Callable[[], Tensor]:
+    def step() -> Tensor:
+        loss, gradients = gradient(run.params, sample())
+        if n_ranks > 1:
+            # The clocks ride on the message: a process that left or saved at a step of its own would leave the others waiting.
+            loss, gradients = _mean_over_ranks(loss, gradients | {"": clock.asks(loss)}, n_ranks)
+            clock.asked = gradients[""]
+        for name, p in run.params.items():
+            p.grad = gradients[name]
+        run.optimizer.step()
+        return loss
+
+    return step
+
+
+class _Clock:
+    """When it is time to stop and to save."""
+
+    def __init__(self, before: float, max_seconds: float, save_seconds: float) -> None:
+        self.before, self.max_seconds, self.save_seconds = before, max_seconds, save_seconds
+        self.began = self.saved = time.monotonic()
+        self.asked: Tensor | None = None
+        """What the processes asked for in the last step: positive where any of them did."""
+
+    def _now(self) -> tuple[bool, bool]:
+        now = time.monotonic()
+        return now - self.began > self.max_seconds, now - self.saved > self.save_seconds
+
+    def says(self) -> tuple[bool, bool]:
+        """Whether the time is over, and whether a checkpoint is due: in the same step for all processes."""
+        if self.asked is None:
+            return self._now()
+        over, due = (self.asked > 0).tolist()
+        return over, due
+
+    def asks(self, like: Tensor) -> Tensor:
+        return torch.stack(
+            [like.new_full((), float(wish)) for wish in self._now()]
+        )  # no copy from the host: no wait
+
+    def saved_now(self) -> None:
+        self.saved = time.monotonic()
+
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.began
+
+
+def _bar(run: Run, *, hidden: bool) -> tqdm[Any]:
+    quiet = {"disable": True} if hidden else {}  # not disable=False, which would overrule TQDM_DISABLE
+    return tqdm(total=len(run.losses), initial=run.step, unit="step", mininterval=0.5, **quiet)
+
+
+def _trained(run: Run) -> Trained:
+    for p in run.params.values():
+        p.grad = None
+    none = run.losses.new_zeros((0, *run.losses.shape[1:]))
+    validation = torch.stack(run.validation) if run.validation else none
+    judged = validation.isfinite().any(0)
+    best = {name: _where_seed(judged, run.best[name], p) for name, p in run.params.items()}
+    return Trained(run.params, run.losses.cpu(), validation.cpu(), best, run.seconds)
+
+
+def _where_seed(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(which.view(-1, *[1] * (a.dim() - 1)) if which.dim() else which, a, b)
+
+
+def _keep_the_best(run: Run, validate: Callable[[Params], Tensor], *, watched: bool) -> str:
+    before = [t.clone() for t in (*run.params.values(), run.generator.get_state())] if watched else []
+    value = validate(run.params)
+    after = (*run.params.values(), run.generator.get_state()) if watched else ()
+    if not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(before, after, strict=True)):
+        raise ValueError(
+            "validate changed params or drew from generator, so the run would not be the one without it; "
+            "let it work on copies, with a generator of its own"
+        )
+    try:
+        value = torch.as_tensor(value, dtype=run.losses.dtype, device=run.losses.device).detach()
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(f"validate gave a {type(value).__name__}, but a run needs a number a seed") from None
+    if value.shape != run.losses.shape[1:]:
+        raise ValueError(
+            f"validate gave the shape {tuple(value.shape)}, but a run needs {tuple(run.losses.shape[1:])}: a number a seed"
+        )
+    run.validation.append(value)
+    for seed, number in enumerate(value.reshape(-1).tolist()):
+        if not math.isfinite(number) and seed not in run.stopped:
+            which = f" for seed {seed} of {run.n_seeds}" if run.n_seeds > 1 else ""
+            warnings.warn(f"validate gave {number}{which}, which is never the best", stacklevel=3)
+    values = torch.stack(run.validation)
+    values = torch.where(values.isfinite(), values, -math.inf)
+    newest_is_best = values[-1] > values[:-1].amax(0) if len(values) > 1 else value.isfinite()
+    for name, p in run.params.items():
+        run.best[name] = _where_seed(newest_is_best, p, run.best[name])
+    return f"{value.nanmean():.3f}"
+
+
+def _stop_what_is_not_finite(run: Run, since: int, *, params_too: bool) -> None:
+    # A run of one seed ends with an error; of several seeds, those whose losses or parameters are not finite are stopped.
+    new = run.losses[since : run.step]
+    if not params_too and bool(new.isfinite().all()):
+        return
+    n = run.n_seeds
+    problems: dict[int, str] = {}
+    for seed, values in enumerate(new.reshape(-1, n).T.tolist()):
+        for step, value in enumerate(values, since):
+            if not math.isfinite(value):
+                problems.setdefault(seed, f"the meta-loss is {value} at meta-step {step}")
+    if params_too:
+        # The losses are looked at all the time; the gradient of a finite loss can still overflow, one step later tells.
+        for name, p in run.params.items():
+            for seed, finite in enumerate(p.isfinite().reshape(n, -1).all(1).tolist()):
+                if not finite:
+                    problems.setdefault(seed, f"{name} is not finite after meta-step {run.step - 1}")
+    for seed in sorted(problems.keys() - run.stopped):
+        run.stopped.add(seed)
+        which = problems[seed] + (f", seed {seed} of {n}" if n > 1 else "")
+        if len(run.stopped) == n:
+            raise FloatingPointError(
+                f"{which}; the checkpoint is left as it was: lower inner_lr or the meta-optimiser's rate"
+            )
+        warnings.warn(f"{which}: it is stopped, its parameters are NaN, the other seeds go on", stacklevel=3)
+        for p in run.params.values():
+            p[seed] = math.nan
+
+
+def _share_of_tasks(
+    device: torch.device, n_seeds: int | None, rank: int, n_ranks: int
+) -> Callable[[Task], Task]:
     shapes: list[torch.Size] = []
 
+    def look_at_first(tasks: Task) -> None:
+        if not isinstance(tasks, Task):
+            raise ValueError(
+                f"sample_tasks gave a {type(tasks).__name__}, but it must give a Task, a stack of them"
+            )
+        n, parts = n_tasks(tasks), (n_seeds or 1) * n_ranks
+        if n % parts:
+            raise ValueError(
+                f"sample_tasks draws {n} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
+                f"draw a multiple of {parts}"
+            )
+        if tasks.query.x.device != device:
+            raise ValueError(
+                f"the tasks are on {tasks.query.x.device} and params on {device}; draw them there, or move them with .to"
+            )
+
     def share(tasks: Task) -> Task:
+        if not shapes:
+            look_at_first(tasks)
         new = [t.shape for batch in tasks for t in batch]
         shapes[:] = shapes or new
         if new != shapes:
             raise ValueError(
                 f"the tasks have other shapes, {new}, than the first ones, {shapes}; draw them all alike"
-            )
-        parts = (n_seeds or 1) * n_ranks
-        if n_tasks(tasks) % parts:
-            raise ValueError(
-                f"sample_tasks draws {n_tasks(tasks)} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
-                f"draw a multiple of {parts}"
             )
         if n_seeds is not None:
             tasks = tree_map(lambda t: t.unflatten(0, (n_seeds, -1)), tasks)
@@ -357,100 +485,83 @@ def _mean_over_ranks(loss: Tensor, gradients: Params, n_ranks: int) -> tuple[Ten
     return loss, dict(zip(gradients, rest, strict=True))
 
 
+def _refuse_other_starts(run: Run, n_ranks: int) -> None:
+    # Gradients of other parameters or of other tasks would be averaged, and nothing would show it.
+    digest = sha256()
+    for t in (run.generator.get_state(), *run.params.values()):
+        digest.update(t.cpu().flatten().view(torch.uint8).numpy().tobytes())
+    mine = torch.tensor([run.step, int.from_bytes(digest.digest()[:7])], device=run.losses.device)
+    all_of_them = [torch.empty_like(mine) for _ in range(n_ranks)]
+    dist.all_gather(all_of_them, mine)
+    steps, digests = zip(*(t.tolist() for t in all_of_them), strict=True)
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"the processes would start at the meta-steps {', '.join(map(str, steps))}, but each reads the checkpoint by itself; "
+            f"put it where all of them see the same file"
+        )
+    if len(set(digests)) > 1:
+        raise ValueError(
+            "the processes start with other params or another generator; make both from the same seed in every process"
+        )
+
+
+def _sped_up(
+    step: Callable[[], Tensor], run: Run, taken: int, n_ranks: int, stack: ExitStack
+) -> Callable[[], Tensor]:
+    device = run.losses.device.type
+    if taken == 1 and device == "cpu":
+        # Nothing that the compiled code depends on changes any more: spare each step the check, a tenth of its time.
+        stack.enter_context(torch.compiler.set_stance(skip_guard_eval_unsafe=True))
+    if taken == _WARM_UP and device == "cuda" and n_ranks == 1:
+        return _recorded(step, run.optimizer, run.generator)
+    return step
+
+
 def _compile_or_warn(gradient: Gradient) -> Gradient:
     compiled = torch.compile(gradient, dynamic=False)
-    works = True
+    trusted: bool | None = None  # not looked at yet
 
     def run(params: Params, tasks: Task) -> tuple[Tensor, Params]:
-        nonlocal works
-        if works:
+        nonlocal trusted
+        if trusted:
+            return compiled(params, tasks)
+        plain = gradient(params, tasks)
+        if trusted is None:
+            # torch's cache of compiled code does not know which vector instructions it was made with (2.13), so tell it.
+            tag = f"{torch.compiler.config.cache_key_tag} {torch.backends.cpu.get_cpu_capability()}"
             try:
-                return compiled(params, tasks)
+                with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
+                    fast = compiled(params, tasks)
+                problem = _differs(fast, plain)
             except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as why:
-                reason = str(why).strip().splitlines()[0]
-                warnings.warn(
-                    f"torch.compile has no working compiler here, so every step runs plainly: {reason}",
-                    stacklevel=3,
-                )
-                works = False
-        return gradient(params, tasks)
+                reason = " ".join(str(why).strip().splitlines()[:2])
+                problem = f"torch.compile has no working compiler here, so every step runs plainly: {reason}"
+            trusted = not problem
+            if trusted:
+                return fast
+            warnings.warn(problem, stacklevel=4)
+        return plain
 
     return run
 
 
-def _save(run: _Run, path: Path, settings: str) -> None:
-    state = {
-        "settings": settings,
-        "step": run.step,
-        "params": run.params,
-        "optimizer": run.optimizer.state_dict(),
-        "generator": run.generator.get_state(),
-        "losses": run.losses[: run.step].clone(),
-        "best": run.best,
-        "validation": run.validation,
-        "stopped": sorted(run.stopped),
-        "seconds": run.seconds,
-    }
-    memory = io.BytesIO()
-    torch.save(state, memory)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(draft, "wb") as file:
-            file.write(memory.getbuffer())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)  # a reader sees the old checkpoint or the new one, never half of one
-    except OSError as why:
-        raise OSError(
-            why.errno,
-            f"the checkpoint of meta-step {run.step} can't be written ({why.strerror}), the one before is left as it was; "
-            f"make room or give another folder, and start the run again",
-            str(path),
-        ) from why
-    finally:
-        draft.unlink(missing_ok=True)
+def _differs(fast: tuple[Tensor, Params], plain: tuple[Tensor, Params]) -> str:
+    # Rounding through a long inner loop, or in bfloat16 inside of it, stays below the fourth root of the type's own rounding;
+    # a wrong instruction, a lost term or memory that nobody wrote does not.
+    eps = torch.finfo(plain[0].dtype).eps
+    whole = torch.stack([_finite_part(g, g).norm() for g in plain[1].values()]).norm()
+    for name, a, b, least in (
+        ("the loss", fast[0], plain[0], eps**0.75),
+        *((f"the gradient of {name}", fast[1][name], b, eps**0.25 * whole) for name, b in plain[1].items()),
+    ):
+        off, size = _finite_part(a - b, b).norm(), _finite_part(b, b).norm()
+        if not bool(off <= eps**0.25 * (size + least)):
+            return (
+                f"torch.compile gives other numbers here, {name} is off by {float(off):.2g} of {float(size):.2g}, "
+                f"so every step runs plainly"
+            )
+    return ""
 
 
-def _resume(run: _Run, path: Path, settings: str) -> None:
-    # Everything in place, so that the optimiser goes on holding the same tensors; nothing where there is no checkpoint yet.
-    probe = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as why:
-        raise OSError(
-            why.errno, f"no checkpoint can be written here ({why.strerror}); give another folder", str(path)
-        ) from why
-    if not path.exists():
-        return
-    start_anew = "give another file, or move this one away to start anew; it is left as it is"
-    try:
-        state = torch.load(path, map_location=run.losses.device, weights_only=True)
-        saved = {name: state[name] for name in _IN_CHECKPOINT}
-    except Exception as why:
-        raise ValueError(f"{path} is no readable checkpoint ({type(why).__name__}); {start_anew}") from why
-    if saved["settings"] != settings:
-        raise ValueError(
-            f"{path} is of a run with other settings, {saved['settings']}, than this one, {settings}; {start_anew}"
-        )
-    kinds = {name: (tuple(p.shape), p.dtype) for name, p in run.params.items()}
-    if {name: (tuple(p.shape), p.dtype) for name, p in saved["params"].items()} != kinds:
-        raise ValueError(f"{path} holds parameters of another network than {kinds}; {start_anew}")
-    if saved["step"] > len(run.losses):
-        raise ValueError(
-            f"{path} is {saved['step']} steps on, but meta_steps={len(run.losses)}; "
-            f"ask for at least {saved['step']}, or {start_anew}"
-        )
-    run.step = int(saved["step"])
-    run.losses[: run.step] = saved["losses"]
-    run.optimizer.load_state_dict(saved["optimizer"])
-    run.generator.set_state(saved["generator"].cpu())
-    run.validation, run.stopped, run.seconds = (
-        list(saved["validation"]),
-        set(saved["stopped"]),
-        saved["seconds"],
-    )
-    for name, p in run.params.items():
-        p.copy_(saved["params"][name])
-        run.best[name].copy_(saved["best"][name])
+def _finite_part(values: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where.isfinite(), values, 0.0).float()

@@ -1,0 +1,223 @@
+"""A run of `mamlkit.training.meta_train` as a file: all that decides how it ends, written whole, read with suspicion.
+
+A checkpoint is what `torch.save` writes, read without running anything in it. Every byte that means something is under the sum
+that a zip file keeps of each part, so a damaged checkpoint is refused and never trained on.
+"""
+
+from __future__ import annotations
+
+import copy
+import errno
+import io
+import json
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mamlkit.files import sweep_drafts, write_atomically
+from mamlkit.tasks import Params
+
+
+@dataclass
+class Run:
+    """All that decides how a run ends; with seeds every tensor has them as one more axis."""
+
+    params: Params
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    losses: Tensor
+    best: Params
+    validation: list[Tensor] = field(default_factory=list)
+    step: int = 0
+    seconds: float = 0.0
+    stopped: set[int] = field(default_factory=set)
+
+    @property
+    def n_seeds(self) -> int:
+        """The number of runs that go on at once, 1 without a seeds' axis."""
+        return self.losses.shape[1] if self.losses.dim() > 1 else 1
+
+
+def settings(
+    config: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, validate_every: int | None
+) -> str:
+    """What a run is, as one line of JSON; a checkpoint is resumed by the run of the same line only.
+
+    Raises:
+        ValueError: `config` is no dictionary, or holds what JSON does not know: another process might not write it alike.
+    """
+    if not isinstance(config or {}, Mapping):
+        raise ValueError(f"config is a {type(config).__name__}, but it must be a dictionary that JSON knows")
+    for name, value in (config or {}).items():
+        try:
+            json.dumps({name: value}, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as why:
+            raise ValueError(
+                f"config[{name!r}] is nothing that JSON knows ({why}); use .item() or str()"
+            ) from None
+    about: dict[str, Any] = {"config": dict(config or {}), "optimizer": _groups(optimizer.param_groups)}
+    if validate_every is not None:
+        about["validate_every"] = validate_every
+    return json.dumps(about, sort_keys=True, default=str)  # a rate may be a tensor
+
+
+def save(run: Run, path: Path, settings: str) -> None:
+    """Nothing; `path` holds the run.
+
+    Raises:
+        OSError: it can't be written; what was there is left.
+    """
+    state = {
+        "settings": settings,
+        "step": run.step,
+        "params": run.params,
+        "optimizer": run.optimizer.state_dict(),
+        "generator": run.generator.get_state(),
+        "losses": run.losses[: run.step].clone(),
+        "best": run.best,
+        "validation": run.validation,
+        "stopped": sorted(run.stopped),
+        "seconds": run.seconds,
+    }
+    memory = io.BytesIO()
+    torch.save(state, memory)
+    try:
+        write_atomically(path, memory.getbuffer())
+    except OSError as why:
+        raise OSError(
+            why.errno,
+            f"the checkpoint of meta-step {run.step} can't be written ({why.strerror}), the one before is left as it was; "
+            f"make room or give another folder, and start the run again",
+            str(path),
+        ) from why
+
+
+def resume(run: Run, path: Path, settings: str, validate_every: int | None) -> None:
+    """Nothing; `run` is where the checkpoint left it, and as it was where there is no checkpoint yet.
+
+    Every tensor stays the same object, so that the optimiser goes on holding them, and the generator is touched last.
+
+    Raises:
+        OSError: no checkpoint can be written here.
+        ValueError: the checkpoint is damaged or of another run; it is left as it is, and so is the generator.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        if path.is_dir():
+            raise OSError(errno.EISDIR, "it is a folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as why:
+        raise OSError(
+            why.errno, f"no checkpoint can be written here ({why.strerror}); give another one", str(path)
+        ) from why
+    sweep_drafts(path)
+    if not path.exists():
+        return
+    start_anew = "give another file, or move this one away to start anew; it is left as it is"
+    try:
+        saved = _read(path, run.losses.device)
+        other = _other_run(saved, run, settings)
+        if not other:
+            _restore(saved, run, 0 if validate_every is None else saved["step"] // validate_every)
+    except Exception as why:  # whatever a damaged file makes of the reading
+        what = f"{type(why).__name__}: {why}".splitlines()[0]
+        raise ValueError(f"{path} is no readable checkpoint ({what}); {start_anew}") from why
+    if other:
+        raise ValueError(f"{path} {other}; {start_anew}")
+
+
+def _read(path: Path, device: torch.device) -> dict[str, Any]:
+    data = path.read_bytes()
+    with zipfile.ZipFile(io.BytesIO(data)) as parts:
+        damaged = parts.testzip()  # torch.load does not compare the sums
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} is damaged")
+    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    return state
+
+
+def _other_run(saved: dict[str, Any], run: Run, settings: str) -> str:
+    if saved["settings"] != settings:
+        return f"is of a run with other settings, {saved['settings']}, than this one, {settings}"
+    if _kinds(saved["params"]) != _kinds(run.params):
+        return f"holds parameters of another network than {_kinds(run.params)}"
+    if saved["step"] > len(run.losses):
+        return (
+            f"is {saved['step']} steps on, but meta_steps={len(run.losses)}; ask for at least {saved['step']}"
+        )
+    return ""
+
+
+def _restore(saved: dict[str, Any], run: Run, n_validations: int) -> None:
+    step, losses, validation, seconds = (saved[name] for name in ("step", "losses", "validation", "seconds"))
+    per_seed = run.losses.shape[1:]
+    healthy = [seed for seed in range(run.n_seeds) if seed not in saved["stopped"]]
+    sound = {
+        "step": type(step) is int and step >= 1,
+        "losses": losses.shape == (step, *per_seed) and _finite(losses.reshape(step, -1), healthy, axis=1),
+        "params": all(_finite(p.reshape(run.n_seeds, -1), healthy, axis=0) for p in saved["params"].values()),
+        "best": _kinds(saved["best"]) == _kinds(run.best),
+        "validation": [v.shape for v in validation] == [per_seed] * n_validations,
+        "stopped": set(saved["stopped"]) <= set(range(run.n_seeds)) and bool(healthy),
+        "seconds": type(seconds) is float and 0 <= seconds < math.inf,
+        "optimizer": _fits(saved["optimizer"], run),
+    }
+    if not all(sound.values()):
+        raise ValueError(f"{', '.join(name for name in sound if not sound[name])} can't be a run's")
+    state = saved["generator"].cpu()
+    torch.Generator(run.generator.device).set_state(state)
+
+    run.step, run.validation = step, [v.to(run.losses) for v in validation]
+    run.stopped, run.seconds = set(saved["stopped"]), seconds
+    run.losses[:step] = losses
+    run.optimizer.load_state_dict(saved["optimizer"])
+    for name, p in run.params.items():
+        p.copy_(saved["params"][name])
+        run.best[name].copy_(saved["best"][name])
+    run.generator.set_state(state)
+
+
+def _kinds(params: Params) -> dict[str, Any]:
+    return {name: (tuple(p.shape), p.dtype) for name, p in params.items()}
+
+
+def _finite(values: Tensor, healthy: list[int], *, axis: int) -> bool:
+    return bool(values.index_select(axis, torch.tensor(healthy, device=values.device)).isfinite().all())
+
+
+def _groups(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{name: value for name, value in group.items() if name != "params"} for group in groups]
+
+
+def _fits(saved: dict[str, Any], run: Run) -> bool:
+    # The rates must be those of the settings, but where a schedule moves them: torch's put `initial_lr` beside. A CUDA graph
+    # makes an optimiser `capturable`.
+    for there, here in zip(_groups(saved["param_groups"]), _groups(run.optimizer.param_groups), strict=True):
+        a, b = (json.dumps(g | {"capturable": 0}, sort_keys=True, default=str) for g in (there, here))
+        if a != b and "initial_lr" not in here:
+            return False
+    if not type(run.optimizer).__module__.startswith("torch.optim"):
+        return True
+    # What torch's own optimisers remember after one step is what they remember ever after: the same names and shapes.
+    trial, params = copy.deepcopy((run.optimizer, run.params))
+    for p in params.values():
+        p.grad = torch.zeros_like(p)
+    trial.step()
+    return _remembered(saved) == _remembered(trial.state_dict())
+
+
+def _remembered(state: dict[str, Any]) -> dict[Any, Any]:
+    return {
+        i: {name: getattr(value, "shape", None) for name, value in of_one.items()}
+        for i, of_one in state["state"].items()
+    }
