@@ -154,6 +154,18 @@ def test_without_a_compiler_a_warning_and_the_plain_path() -> None:
     assert same(run, train(3))
 
 
+def fake_compiler(monkeypatch, factors: dict[str, float]) -> list[int]:
+    asked = []
+
+    def off(gradient, params, tasks):
+        asked.append(1)
+        loss, gradients = gradient(params, tasks)
+        return loss * factors.get("loss", 1), {n: g * factors.get(n, 1) for n, g in gradients.items()}
+
+    monkeypatch.setattr(torch, "compile", lambda gradient, **_: partial(off, gradient))
+    return asked
+
+
 @pytest.mark.parametrize(
     ("factors", "words"),
     [
@@ -168,14 +180,7 @@ def test_without_a_compiler_a_warning_and_the_plain_path() -> None:
 def test_a_compiler_is_trusted_if_its_first_numbers_differ_by_rounding_only(
     monkeypatch, factors: dict[str, float], words: str, dtype: torch.dtype
 ) -> None:
-    asked = []
-
-    def off(gradient, params, tasks):
-        asked.append(1)
-        loss, gradients = gradient(params, tasks)
-        return loss * factors.get("loss", 1), {n: g * factors.get(n, 1) for n, g in gradients.items()}
-
-    monkeypatch.setattr(torch, "compile", lambda gradient, **_: partial(off, gradient))
+    asked = fake_compiler(monkeypatch, factors)
     settings = {"params": {n: p.to(dtype) for n, p in start()[1].items()}}
     settings["sample_tasks"] = partial(sample, 4, dtype=dtype)
     run, seen = warned(3, **settings)
@@ -183,6 +188,18 @@ def test_a_compiler_is_trusted_if_its_first_numbers_differ_by_rounding_only(
     assert [words in message for message in seen] == [True] * bool(words)
     assert same(run, train(3, **settings)) == bool(words)
     assert len(asked) == (1 if words else 3)
+
+
+def test_in_bfloat16_a_compiler_may_be_off_by_much_but_not_tenfold(monkeypatch) -> None:
+    task_loss = start()[0]
+
+    def coarse(params, task):
+        with torch.autocast("cpu", torch.bfloat16):
+            return task_loss(params, task)
+
+    for factor, n_warnings in ((1.5, 0), (20, 1), (NAN, 1)):
+        fake_compiler(monkeypatch, {"head.bias": factor})
+        assert len(warned(1, task_loss=coarse)[1]) == n_warnings
 
 
 class Scheduled(torch.optim.SGD):
