@@ -198,7 +198,7 @@ def test_in_bfloat16_a_compiler_may_be_off_by_much_but_not_tenfold(monkeypatch) 
             return task_loss(params, task)
 
     for factor, n_warnings in ((1.5, 0), (20, 1), (NAN, 1)):
-        fake_compiler(monkeypatch, {"head.bias": factor})
+        fake_compiler(monkeypatch, {"loss": factor})
         assert len(warned(1, task_loss=coarse)[1]) == n_warnings
 
 
