@@ -8,12 +8,14 @@ that MAMLKIT_CACHE names, or else in the user's cache folder; it may be deleted 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
+import math
 import os
-import tempfile
+import re
 import unicodedata
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
@@ -25,6 +27,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mamlkit import letters, omniglot_files
+from mamlkit.files import sweep_drafts, write_atomically
+from mamlkit.tasks import check_counts
 
 Split = Literal["meta-train", "meta-validation", "meta-test"]
 Protocol = Literal["alphabets", "characters"]
@@ -61,12 +65,11 @@ def glyphs(
         ValueError: an unknown split, or a size, number of drawings, noise or seed out of its range.
     """
     _check_choice("split", split, get_args(Split))
-    limits = {"size": (size, 8), "per_class": (per_class, 1), "noise": (noise, 0), "seed": (seed, 0)}
-    for name, (value, least) in limits.items():
-        if not least <= value < float("inf"):
-            raise ValueError(
-                f"{name}={value} but the least is {least}, the most finite; choose one in between"
-            )
+    check_counts(8, size=size)
+    check_counts(1, per_class=per_class)
+    check_counts(0, seed=seed)
+    if not isinstance(noise, (int, float)) or not 0 <= noise < math.inf:
+        raise ValueError(f"noise={noise!r}, but it must be a finite number of at least 0")
     key = f"{letters.fingerprint()} {split} {size} {per_class} {float(noise)} {seed} numpy {np.__version__}"
 
     def render() -> dict[str, NDArray[Any]]:
@@ -103,22 +106,25 @@ def omniglot(
             MAMLKIT_DATA names, or else the cache, into which the archives are downloaded.
 
     Raises:
-        ValueError: an unknown split or protocol, a size out of range, a damaged file.
+        ValueError: an unknown split or protocol, a size out of range, an address for a folder, a damaged file.
         FileNotFoundError: the folder was named but lacks the files.
         ConnectionError: the archives could not be downloaded; the message names the three ways to get them.
     """
     _check_choice("split", split, get_args(Split))
     _check_choice("protocol", protocol, get_args(Protocol))
-    if not 1 <= size <= omniglot_files.SIDE:
-        raise ValueError(f"size={size} but the drawings have 105 × 105 pixels; choose 1 to 105")
+    check_counts(1, size=size)
+    if size > omniglot_files.SIDE:
+        raise ValueError(f"size={size}, but the drawings have 105 × 105 pixels; choose 1 to 105")
     named = folder if folder is not None else os.environ.get("MAMLKIT_DATA") or None
-    place = Path(named) if named is not None else _cache_folder() / "omniglot"
+    if re.match(r"\w\w+:/", str(named)):
+        raise ValueError(f"{named} is an address; get its files and give the folder where they lie")
+    place = Path(os.path.expanduser(named)) if named is not None else _cache_folder() / "omniglot"
     if named is None:
         omniglot_files.fetch(place)
     stamps = [
         f"{path.resolve()} {path.stat().st_size} {path.stat().st_mtime_ns}"
         for path in (place / name for name in (omniglot_files.PACKED, *omniglot_files.ARCHIVES))
-        if path.is_file()
+        if os.path.isfile(path)  # unlike Path.is_file, no error where the name is too long
     ]
     code = hashlib.sha256(Path(omniglot_files.__file__).read_bytes()).hexdigest()
 
@@ -158,12 +164,12 @@ def rotations(data: ImageClasses) -> ImageClasses:
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name}={value!r} is unknown; choose one of {', '.join(map(repr, choices))}")
 
 
 def _cache_folder() -> Path:
-    return Path(os.environ.get("MAMLKIT_CACHE") or pooch.os_cache("mamlkit"))
+    return Path(os.path.expanduser(os.environ.get("MAMLKIT_CACHE") or pooch.os_cache("mamlkit")))
 
 
 def _image_classes(arrays: dict[str, NDArray[Any]]) -> ImageClasses:
@@ -172,50 +178,36 @@ def _image_classes(arrays: dict[str, NDArray[Any]]) -> ImageClasses:
 
 
 def _cached(name: str, key: str, build: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
-    """What `build` returns, kept in a file named by the key; a damaged file is built again."""
+    """What `build` returns, kept in a file named by the key; a damaged or foreign file is built again."""
     path = _cache_folder() / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.npz"
-    arrays = _load(path)
-    if arrays is None:
+    try:
+        return _load(path, key)
+    except Exception:  # whatever is wrong with the file, a new one mends it
         arrays = build()
-        _save(path, arrays)
+    with contextlib.suppress(OSError):  # a folder that refuses is no error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep_drafts(path)
+        file = io.BytesIO()
+        np.savez(file, allow_pickle=False, checksum=np.array(_checksum(key, arrays)), **arrays)
+        write_atomically(path, file.getbuffer())
     return arrays
 
 
-def _checksum(arrays: dict[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
+def _checksum(key: str, arrays: dict[str, NDArray[Any]]) -> str:
+    digest = hashlib.sha256(key.encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype.str} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
-def _load(path: Path) -> dict[str, NDArray[Any]] | None:
-    """The arrays of a cached file, or None where there is no whole one to be read."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-        return arrays if str(arrays.pop("checksum")) == _checksum(arrays) else None
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        KeyError,
-        EOFError,
-        zipfile.BadZipFile,
-        zlib.error,
-        NotImplementedError,
-    ):
-        return None
-
-
-def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write a cached file in one step: no reader meets half of it, and a folder that refuses is no error."""
-    temporary = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".partial", delete=False) as file:
-            temporary = Path(file.name)
-            np.savez(file, allow_pickle=False, checksum=np.array(_checksum(arrays)), **arrays)
-        os.replace(temporary, path)
-    except OSError:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+def _load(path: Path, key: str) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(
+        path
+    ) as file:  # ours is not compressed: what unpacks to more than it is takes no memory
+        if not path.is_file() or sum(part.file_size for part in file.infolist()) > path.stat().st_size:
+            raise ValueError("foreign")
+    with np.load(path, allow_pickle=False) as file:
+        arrays = dict(file)
+    if str(arrays.pop("checksum")) != _checksum(key, arrays):
+        raise ValueError("damaged")
+    return arrays

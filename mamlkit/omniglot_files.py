@@ -7,11 +7,12 @@ probabilistic program induction", Science 350, 2015: 1,623 characters of 50 alph
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import os
 import re
 import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,17 +32,10 @@ SIDE = 105
 DRAWERS = 20
 MEMBER = re.compile(r"images_[^/]+/(?P<alphabet>[^/]+)/character(?P<character>\d+)/\d+_(?P<drawer>\d+)\.png")
 
-# What the readers of zip, PNG and NumPy files raise when the file is damaged.
-BROKEN = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    NotImplementedError,
-    LookupError,
-    ValueError,
-    SyntaxError,
-    OSError,
-)
+DRAWINGS = "b4ff4eeef00ea715b188db08d9863b56ad28fa086a65c03cbea761223c770943"
+"""`sha256` of all the drawings. The packed file's bytes depend on who packed it, so it is these that are compared."""
+LARGEST = 100_000_000
+"""Bytes that a part of a file may unpack to; the packed file's drawings have 45 million."""
 
 
 class Drawings(NamedTuple):
@@ -64,12 +58,14 @@ def read_archive(path: str | os.PathLike[str], *, background: bool) -> Drawings:
         with zipfile.ZipFile(path) as archive:
             for name in archive.namelist():
                 if match := MEMBER.fullmatch(name):
-                    with Image.open(io.BytesIO(archive.read(name))) as picture:
+                    with Image.open(io.BytesIO(_unpacked(archive, name))) as picture:
+                        if picture.size != (SIDE, SIDE):
+                            raise ValueError(f"{name} has {picture.size} pixels, expected (105, 105)")
                         ink = np.asarray(picture.convert("L")) == 0  # the authors draw black on white
-                    if ink.shape != (SIDE, SIDE):
-                        raise ValueError(f"{name} has {ink.shape} pixels, expected (105, 105)")
-                    key = match["alphabet"], int(match["character"])
-                    found.setdefault(key, {})[int(match["drawer"])] = ink
+                    drawings = found.setdefault((match["alphabet"], int(match["character"])), {})
+                    if int(match["drawer"]) in drawings:
+                        raise ValueError(f"{name} is in it twice")
+                    drawings[int(match["drawer"])] = ink
         for (alphabet, character), drawings in found.items():
             if sorted(drawings) != list(range(1, DRAWERS + 1)):
                 raise ValueError(
@@ -77,7 +73,7 @@ def read_archive(path: str | os.PathLike[str], *, background: bool) -> Drawings:
                 )
         if not found:
             raise ValueError("no drawings in it")
-    except BROKEN as error:
+    except Exception as error:  # zip's, PNG's and memory's own, a dozen kinds
         raise ValueError(
             f"{path} is not a whole Omniglot archive ({error}); delete it and get it again"
         ) from error
@@ -97,21 +93,29 @@ def read_packed(path: str | os.PathLike[str]) -> Drawings:
         ValueError: the file is damaged, or its rows are not 20 drawings of each character.
     """
     try:
-        with np.load(path, allow_pickle=False) as packed:
-            bits, alphabet, character, drawer, names, split = (
-                packed[key]
-                for key in ("images", "alphabet", "character", "drawer", "alphabet_names", "split")
+        with zipfile.ZipFile(path) as packed:
+            bits, *columns, names = (
+                np.load(io.BytesIO(_unpacked(packed, f"{key}.npy")), allow_pickle=False)
+                for key in ("images", "alphabet", "character", "drawer", "split", "alphabet_names")
             )
-        images = np.unpackbits(bits, axis=1, count=SIDE * SIDE).reshape(-1, DRAWERS, SIDE, SIDE).astype(bool)
-        rows = np.stack([np.asarray(column).reshape(-1, DRAWERS) for column in (alphabet, character, split)])
-        if (rows != rows[:, :, :1]).any() or (drawer.reshape(-1, DRAWERS) != np.arange(1, DRAWERS + 1)).any():
+        if bits.dtype != np.uint8 or bits.shape[1:] != (math.ceil(SIDE * SIDE / 8),):
+            raise ValueError(f"its images are {bits.dtype} {bits.shape}, expected uint8 (drawings, 1379)")
+        if any(column.dtype.kind not in "iu" or column.shape != bits.shape[:1] for column in columns):
+            raise ValueError("alphabet, character, drawer and split are not each a whole number a drawing")
+        rows = np.stack([column.astype(np.int64).reshape(-1, DRAWERS) for column in columns])
+        if (rows[2] != np.arange(1, DRAWERS + 1)).any() or (rows != rows[:, :, :1])[[0, 1, 3]].any():
             raise ValueError("a character has not drawers 1 to 20 in a row")
-        alphabet, character, split = rows[:, :, 0]
-    except BROKEN as error:
+        alphabet, character, _, split = rows[:, :, 0]
+        if ((alphabet < 0) | (alphabet >= len(names)) | (character < 1) | (split < 0) | (split > 1)).any():
+            raise ValueError("an alphabet without a name, a character below 1, or a split that is not 0 or 1")
+        labels = [(str(names[a]), int(c)) for a, c in zip(alphabet, character)]
+        if len(set(labels)) < len(labels):
+            raise ValueError("a character is in it twice")
+        images = np.unpackbits(bits, axis=1, count=SIDE * SIDE).reshape(-1, DRAWERS, SIDE, SIDE).astype(bool)
+    except Exception as error:  # zip's, NumPy's and memory's own, a dozen kinds
         raise ValueError(
             f"{path} is not a whole packed Omniglot ({error}); delete it and get it again"
         ) from error
-    labels = [(str(names[a]), int(c)) for a, c in zip(alphabet, character, strict=True)]
     order = sorted(range(len(labels)), key=labels.__getitem__)
     return Drawings(
         images[order],
@@ -119,6 +123,12 @@ def read_packed(path: str | os.PathLike[str]) -> Drawings:
         tuple(labels[i][1] for i in order),
         split[order] == 0,
     )
+
+
+def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:
+    if (size := archive.getinfo(name).file_size) > LARGEST:
+        raise ValueError(f"{name} unpacks to {size:,} bytes, {LARGEST:,} at most")
+    return archive.read(name)
 
 
 def read(folder: str | os.PathLike[str]) -> Drawings:
@@ -129,23 +139,34 @@ def read(folder: str | os.PathLike[str]) -> Drawings:
         ValueError: a file is damaged or incomplete.
     """
     place = Path(folder)
-    if (place / PACKED).is_file():
+    if os.path.isfile(place / PACKED):  # unlike Path.is_file, no error where the name is too long
         drawings = read_packed(place / PACKED)
         source = str(place / PACKED)
-    elif all((place / name).is_file() for name in ARCHIVES):
+    elif all(os.path.isfile(place / name) for name in ARCHIVES):
         parts = [read_archive(place / name, background="background" in name) for name in ARCHIVES]
         drawings = merge(*parts)
         source = f"the archives in {place}"
     else:
+        holds = "holds" if os.path.isdir(place) else "is no folder here and holds"
         raise FileNotFoundError(
-            f"{place} holds neither {PACKED} nor both of {', '.join(ARCHIVES)}; put one or the other there"
+            f"{place} {holds} neither {PACKED} nor both of {', '.join(ARCHIVES)}; put one or the other there"
         )
     counts = int(drawings.background.sum()), int((~drawings.background).sum())
     if counts != (964, 659):
         raise ValueError(
             f"{source} give {counts} background and evaluation characters, expected (964, 659); get them again"
         )
+    if source == str(place / PACKED) and sha256(drawings) != DRAWINGS:
+        raise ValueError(f"{source} holds other drawings or names than Omniglot's; get it again")
     return drawings
+
+
+def sha256(drawings: Drawings) -> str:
+    """Of the drawings and their labels in their order, whichever file they were read from."""
+    digest = hashlib.sha256(repr(drawings[1:3]).encode())
+    digest.update(np.packbits(drawings.background).tobytes())
+    digest.update(np.packbits(drawings.images).tobytes())
+    return digest.hexdigest()
 
 
 def merge(first: Drawings, second: Drawings) -> Drawings:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import hashlib
+import io
 import os
+import warnings
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mamlkit import datasets, letters, omniglot_files
 from mamlkit.datasets import glyphs, omniglot, rotations
@@ -149,6 +153,17 @@ def test_a_drawing_depends_on_seed_letter_and_index_alone(few_letters):
     assert all((a != b).any() for a, b in zip(one, other))
 
 
+def test_the_drawings_of_ten_letters_are_the_same_bytes_everywhere():
+    """Of the fonts only outlines in whole numbers are used, and of arithmetic only what every processor rounds alike."""
+    every = [letter for alphabet in letters.alphabets().values() for letter in alphabet][::168]
+
+    drawn = b"".join(letters.draw(x, per_class=20, size=28, noise=1.0, seed=0).tobytes() for x in every)
+    assert "".join(letter.character for letter in every) == "AźɭẊΩЬٹ𐌐ᐼᕂ"
+    assert hashlib.sha256(drawn).hexdigest() == (
+        "c6d4ef1569dec10b9e3992db064b8c9546fa1ecd04fed8663a889e3f1571cbce"
+    ), "other drawings than the book's: another noise, or other fonts in this matplotlib"
+
+
 def test_a_second_call_reads_the_same_drawings_from_the_cache(few_letters, cache, monkeypatch):
     first = glyphs("meta-test")
     monkeypatch.setattr(letters, "draw", lambda *_, **__: pytest.fail("drawn again"))
@@ -159,24 +174,67 @@ def test_a_second_call_reads_the_same_drawings_from_the_cache(few_letters, cache
     assert [path.suffix for path in cache.iterdir()] == [".npz"], "no half-written file stays"
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "flip", "other arrays", "not a zip"])
-def test_a_damaged_cache_is_drawn_again(few_letters, cache, damage):
+def npz(compression=zipfile.ZIP_STORED, **arrays):
+    """A file of arrays, or of bytes as they are, as a zip made by somebody else."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as parts:
+        for name, array in arrays.items():
+            data = io.BytesIO(array if isinstance(array, bytes) else b"")
+            if not isinstance(array, bytes):
+                np.save(data, array, allow_pickle=True)
+            parts.writestr(f"{name}.npy", data.getvalue())
+    return file.getvalue()
+
+
+def header(shape):
+    """A .npy that says it has such a shape, and has nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def encrypted(whole):
+    """The same zip, whose parts all say that they are encrypted."""
+    return whole.replace(b"PK\3\4\x14\0\0\0", b"PK\3\4\x14\0\1\0").replace(
+        b"PK\1\2\x14\3\x14\0\0\0", b"PK\1\2\x14\3\x14\0\1\0"
+    )
+
+
+def bent(whole):
+    middle = len(whole) // 2
+    return whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+
+
+FOREIGN = {
+    "cut": lambda whole: whole[: len(whole) // 2],
+    "empty": lambda _: b"",
+    "a bent bit": bent,
+    "no zip": lambda _: b"hello",
+    "one array": lambda _: header((3,)) + b"abc",
+    "a header of 900 GiB": lambda _: npz(images=header((10**12,)), checksum=np.array("")),
+    "a bomb": lambda _: npz(zipfile.ZIP_DEFLATED, images=np.zeros(2 * 10**8, dtype=np.uint8)),
+    "LZMA cut short": lambda _: npz(zipfile.ZIP_LZMA, images=np.arange(999)).replace(b"NUMPY", b"NUMBY")[:-9],
+    "bad LZMA": lambda _: bent(npz(zipfile.ZIP_LZMA, images=np.random.default_rng(0).random(999))),
+    "encrypted": lambda whole: encrypted(npz(images=np.arange(9))),
+    "objects": lambda _: npz(images=np.array([{}], dtype=object)),
+    "other parts": lambda _: npz(notes=np.arange(3)),
+}
+
+
+@pytest.mark.parametrize("damage", [*FOREIGN, "other arrays", "another key"])
+def test_a_damaged_or_foreign_cache_is_drawn_again(few_letters, cache, damage):
     first = glyphs("meta-test", per_class=4)
     (path,) = cache.iterdir()
     whole = path.read_bytes()
-    if damage == "cut":
-        path.write_bytes(whole[: len(whole) // 2])
-    elif damage == "empty":
-        path.write_bytes(b"")
-    elif damage == "flip":
-        middle = len(whole) // 2
-        path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
-    elif damage == "other arrays":
+    if damage == "other arrays":
         with np.load(path) as file:
-            arrays = dict(file)
-        np.savez(path, **{**arrays, "images": 255 - arrays["images"]})
+            np.savez(path, **{**file, "images": 255 - file["images"]})
+    elif damage == "another key":
+        glyphs("meta-test", per_class=4, seed=1)
+        (other,) = set(cache.iterdir()) - {path}
+        other.replace(path)
     else:
-        path.write_bytes(b"hello")
+        path.write_bytes(FOREIGN[damage](whole))
 
     second = glyphs("meta-test", per_class=4)
     assert torch.equal(first.images, second.images)
@@ -202,31 +260,31 @@ def test_a_cache_that_cannot_be_written_is_no_error(few_letters, tmp_path, monke
 
 
 def test_other_settings_never_read_each_others_cache(few_letters):
-    sizes = {
-        glyphs("meta-test", size=size, per_class=k).images.shape[1:] for size in (16, 20) for k in (2, 3)
-    }
+    settings = [{}, {"size": 16}, {"per_class": 3}, {"seed": 1}, {"noise": 0.5}]
+    drawn = [glyphs("meta-test", **{"size": 20, "per_class": 2, **each}).images for each in settings]
 
-    assert len(sizes) == 4
+    assert len({images.shape for images in drawn}) == 3
+    assert not torch.equal(drawn[0], drawn[3])
+    assert not torch.equal(drawn[0], drawn[4])
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (
-            lambda: glyphs("test"),
-            "split='test' is unknown; choose one of 'meta-train', 'meta-validation', 'meta-test'",
+        (lambda: glyphs("test"), "split='test' is unknown; choose one of 'meta-train', 'meta-validation', 'meta-test'"),
+        (lambda: glyphs(["meta-test"]), r"split=\['meta-test'\] is unknown"),
+        *(
+            (lambda name=name, value=value: glyphs("meta-test", **{name: value}), f"{name}={value!r}, but it must be")
+            for name, values in {"size": (4, 28.0, "28"), "per_class": (0, None), "seed": (-1, 0.5), "noise": (np.nan, "1", -1)}.items()
+            for value in values
         ),
-        (lambda: glyphs("meta-test", size=4), "size=4 but the least is 8"),
-        (lambda: glyphs("meta-test", per_class=0), "per_class=0 but the least is 1"),
-        (lambda: glyphs("meta-test", noise=float("nan")), "noise=nan but the least is 0"),
         (lambda: omniglot("train"), "split='train' is unknown"),
-        (
-            lambda: omniglot("meta-test", protocol="random"),
-            "protocol='random' is unknown; .* 'alphabets', 'characters'",
-        ),
-        (lambda: omniglot("meta-test", size=200), "size=200 but the drawings have 105 × 105"),
+        (lambda: omniglot("meta-test", protocol="random"), "protocol='random' is unknown; .* 'alphabets', 'characters'"),
+        (lambda: omniglot("meta-test", size=200), "size=200, but the drawings have 105 × 105"),
+        (lambda: omniglot("meta-test", size=0), "size=0, but it must be a whole number of at least 1"),
+        (lambda: omniglot("meta-test", folder="https://example.org/data"), "https://example.org/data is an address; get"),
     ],
-)
+)  # fmt: skip
 def test_a_bad_argument_is_answered_with_value_limit_and_cure(call, words):
     with pytest.raises(ValueError, match=words):
         call()
@@ -254,6 +312,34 @@ def test_shrinking_takes_the_share_of_ink_in_each_area():
     assert (omniglot_files.shrink(ink, 105) == 255 * ink).all()
     assert (omniglot_files.shrink(np.ones((1, 105, 105), dtype=bool), 28) == 255).all()
     assert small.dtype == np.uint8
+
+
+@pytest.mark.parametrize("protocol", ["alphabets", "characters"])
+def test_the_splits_of_omniglot_share_no_character_and_with_alphabets_no_alphabet(
+    monkeypatch, tmp_path, protocol
+):
+    names = sorted(
+        [*datasets.HELD_OUT, *(f"background {i}" for i in range(25)), *(f"evaluation {i}" for i in range(20))]
+    )
+    alphabets = tuple(name for name in names for _ in range(33 if name < "Z" or name[0] != "e" else 32))[
+        :1623
+    ]
+    background = np.array([not name.startswith("evaluation") for name in alphabets])
+    made_up = omniglot_files.Drawings(
+        np.zeros((1623, 1, 105, 105), dtype=bool), alphabets, tuple(range(1623)), background
+    )
+    monkeypatch.setattr(omniglot_files, "read", lambda _: made_up)
+
+    parts = [omniglot(split, size=1, protocol=protocol, folder=tmp_path) for split in SPLITS]
+    classes, groups = ([set(part[i]) for part in parts] for i in (1, 2))
+    assert sum(map(len, classes)) == len(set.union(*classes)) == 1623
+    if protocol == "alphabets":
+        assert groups[1] == set(datasets.HELD_OUT)
+        assert groups[2] == {name for name in names if name.startswith("evaluation")}
+        assert sum(map(len, groups)) == len(set.union(*groups)) == 50
+    else:
+        assert [len(part.images) for part in parts] == [1100, 100, 423]
+        assert groups[2] & groups[0] & set(datasets.HELD_OUT), "whatever their alphabet"
 
 
 @needs_packed
@@ -303,8 +389,6 @@ def test_the_authors_archives_and_the_packed_file_give_the_same_drawings():
 @pytest.fixture
 def tiny_archives(tmp_path, monkeypatch):
     """The official layout in small: two alphabets, one in each archive, and the counts the reader expects."""
-    from PIL import Image
-
     rng = np.random.default_rng(0)
     for archive, alphabet in zip(omniglot_files.ARCHIVES, ("Zeta", "Alpha")):
         with zipfile.ZipFile(tmp_path / archive, "w") as file:
@@ -333,32 +417,111 @@ def test_an_incomplete_folder_is_told_by_its_counts(tiny_archives):
         omniglot("meta-test", folder=tiny_archives)
 
 
-@pytest.mark.parametrize("name", ["images_background.zip", "omniglot_105.npz"])
-def test_a_damaged_omniglot_file_is_named(tmp_path, tiny_archives, name):
-    path = tmp_path / name
-    content = (tmp_path / "images_background.zip").read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+def png(*size):
+    file = io.BytesIO()
+    Image.new("1", size, 1).save(file, "png")
+    return file.getvalue()
 
-    with pytest.raises(ValueError, match=f"{name} is not a whole .*delete it and get it again"):
+
+def packed(**change):
+    """Two characters as the packed file holds them, with some of its parts changed."""
+    whole = {
+        "images": np.zeros((40, 1379), dtype=np.uint8),
+        "alphabet": np.repeat([0, 1], 20),
+        "character": np.ones(40, dtype=int),
+        "drawer": np.tile(np.arange(1, 21), 2),
+        "split": np.repeat([0, 1], 20),
+        "alphabet_names": np.array(["Alpha", "Zeta"]),
+    }
+    return npz(**{name: change.get(name, whole[name]) for name in whole if change.get(name, 1) is not None})
+
+
+PACKED = {
+    "wide": {"images": np.zeros((40, 1380), dtype=np.uint8)},
+    "narrow": {"images": np.zeros((40, 1378), dtype=np.uint8)},
+    "float": {"images": np.zeros((40, 1379))},
+    "no images": {"images": None},
+    "a header of 900 GiB": {"images": header((10**9, 1379))},
+    "objects": {"images": np.array([{}], dtype=object)},
+    "39 drawings": {"images": np.zeros((39, 1379), dtype=np.uint8)},
+    "negative alphabet": {"alphabet": np.repeat([0, -1], 20)},
+    "alphabet 2 of 2": {"alphabet": np.repeat([0, 2], 20)},
+    "float labels": {"alphabet": np.repeat([0.0, 1.0], 20)},
+    "two alphabets in a character": {"alphabet": np.repeat([0, 1, 1], [21, 10, 9])},
+    "character 0": {"character": np.zeros(40, dtype=int)},
+    "a character twice": {"alphabet": np.zeros(40, dtype=int)},
+    "drawer 0": {"drawer": np.tile(np.arange(20), 2)},
+    "split 2": {"split": np.repeat([0, 2], 20)},
+    "split of text": {"split": np.repeat(["a", "b"], 20)},
+    "columns too short": {"split": np.zeros(20, dtype=int)},
+}
+PNG = {
+    "cut": png(105, 105)[:60],
+    "a large picture": png(106, 105),
+    "a decompression bomb": png(105, 105).replace(b"\0\0\0i\0\0\0i", b"\0\1\0\0\0\1\0\0"),
+    "no picture": b"hello",
+    "a bomb": bytes(omniglot_files.LARGEST + 1),
+}
+
+
+@pytest.mark.parametrize("damage", [*FOREIGN, *(f"packed: {name}" for name in PACKED)])
+def test_a_packed_file_that_is_not_omniglot_is_named(tmp_path, damage):
+    path = tmp_path / "omniglot_105.npz"
+    path.write_bytes(FOREIGN[damage](packed()) if damage in FOREIGN else packed(**PACKED[damage[8:]]))
+
+    with pytest.raises(
+        ValueError, match=r"omniglot_105\.npz is not a whole packed .*delete it and get it again"
+    ):
         omniglot("meta-test", folder=tmp_path)
 
 
-def test_a_bent_byte_inside_an_archive_is_noticed(tmp_path, tiny_archives):
-    path = tmp_path / "images_evaluation.zip"
-    content = bytearray(path.read_bytes())
-    content[2000] ^= 0xFF
-    path.write_bytes(bytes(content))
-
-    with pytest.raises(ValueError, match=r"images_evaluation\.zip is not a whole Omniglot archive"):
-        omniglot_files.read_archive(path, background=False)
-
-
-def test_a_folder_without_omniglot_says_what_it_lacks(tmp_path, monkeypatch):
-    monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path))
+@pytest.mark.parametrize(
+    "damage", [*FOREIGN, *(f"png: {name}" for name in PNG), "a drawing twice", "19 drawings"]
+)
+def test_an_archive_that_is_not_omniglot_is_named(tmp_path, damage):
+    path = tmp_path / "images_background.zip"
+    pictures = [(i, png(105, 105)) for i in range(1, 21)]
+    if damage.startswith("png"):
+        pictures[3] = (4, PNG[damage[5:]])
+    elif "drawing" in damage:
+        pictures[19:] = [(19, png(105, 105))] if damage == "a drawing twice" else []
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file, warnings.catch_warnings(action="ignore"):
+        for drawer, data in pictures:
+            file.writestr(f"images_background/Alpha/character01/0001_{drawer:02d}.png", data)
+    if damage in FOREIGN:
+        path.write_bytes(FOREIGN[damage](path.read_bytes()))
 
     with pytest.raises(
-        FileNotFoundError, match=r"neither omniglot_105\.npz nor both of images_background\.zip"
+        ValueError, match=r"background\.zip is not a whole Omniglot archive .*delete it and get it again"
     ):
+        omniglot_files.read_archive(path, background=True)
+
+
+@needs_packed
+def test_the_packed_file_is_held_against_the_sum_of_all_drawings(tmp_path):
+    with np.load(DATA / "omniglot_105.npz") as whole:
+        arrays = {**whole, "images": whole["images"].copy()}
+    arrays["images"][20_000, 700] ^= 1
+    np.savez(tmp_path / "omniglot_105.npz", **arrays)
+
+    with pytest.raises(ValueError, match="holds other drawings or names than Omniglot's; get it again"):
+        omniglot_files.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [
+        ("", "holds neither omniglot_105.npz nor both of images_background.zip"),
+        ("/nowhere", "/nowhere is no folder here and holds neither omniglot_105.npz"),
+        ("/" + 5000 * "x", "is no folder here and holds neither"),
+        ("~/nowhere", "MY-HOME/nowhere is no folder here"),
+    ],
+)
+def test_a_folder_without_omniglot_says_what_it_lacks(tmp_path, monkeypatch, named, words):
+    monkeypatch.setenv("HOME", "MY-HOME")
+    monkeypatch.setenv("MAMLKIT_DATA", named or str(tmp_path))
+
+    with pytest.raises(FileNotFoundError, match=words):
         omniglot("meta-test")
 
 
