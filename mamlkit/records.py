@@ -28,7 +28,16 @@ from torch import Tensor
 import mamlkit
 from mamlkit.files import sweep_drafts, write_atomically
 
-__all__ = ["Provenance", "Record", "load", "load_weights", "provenance", "save", "save_weights"]
+__all__ = [
+    "Provenance",
+    "Record",
+    "check_place",
+    "load",
+    "load_weights",
+    "provenance",
+    "save",
+    "save_weights",
+]
 
 SCHEMA = 1
 LARGEST = 100_000
@@ -187,13 +196,24 @@ def save(record: Record, path: str | Path, *, replace: bool = False) -> None:
         raise ValueError(
             f"the record has {size:,} bytes, {LARGEST:,} at most; thin its curves or round its numbers"
         )
-    if path.exists() and not replace and (difference := _other_settings(path, record)):
-        raise FileExistsError(
-            f"{path.name} {difference}; nothing was written: save elsewhere or pass replace=True"
-        )
+    if not replace:
+        check_place(path, record.experiment, record.config)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep_drafts(path)
     write_atomically(path, text.encode())
+
+
+def check_place(path: str | Path, experiment: str, config: dict[str, Any]) -> None:
+    """Nothing, if `save` may write a record of these settings to `path`: what a script asks before it runs for hours.
+
+    Raises:
+        FileExistsError: `path` holds another experiment or other settings, or is no record.
+    """
+    path = Path(path)
+    if path.exists() and (difference := _other_settings(path, experiment, _json(config, "config"))):
+        raise FileExistsError(
+            f"{path.name} {difference}; nothing was written: save elsewhere or pass replace=True"
+        )
 
 
 def load(path: str | Path) -> Record:
@@ -343,16 +363,16 @@ def _not_there(path: Path) -> str:
     return f"{message}make it with `python book/experiments/{f'{script}.py {run}'.strip()}`"
 
 
-def _other_settings(path: Path, record: Record) -> str:
+def _other_settings(path: Path, experiment: str, here: dict[str, Any]) -> str:
     """Why the file at `path` must not be lost, or nothing."""
     try:
         data = _read(path)
-        experiment, there = data["experiment"], dict(data["config"])
+        found, there = data["experiment"], dict(data["config"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return "exists and is no record"
-    if experiment != record.experiment:
-        return f"is a record of {_shown(experiment)}, not of {record.experiment!r}"
-    nothing, here = object(), record.config
+    if found != experiment:
+        return f"is a record of {_shown(found)}, not of {experiment!r}"
+    nothing = object()
     differing = sorted(n for n in there | here if there.get(n, nothing) != here.get(n, nothing))
     return f"was made with other settings ({', '.join(differing)})" if differing else ""
 

@@ -213,7 +213,6 @@ FOREIGN = {
     "one array": lambda _: header((3,)) + b"abc",
     "a header of 900 GiB": lambda _: npz(images=header((10**12,)), checksum=np.array("")),
     "a bomb": lambda _: npz(zipfile.ZIP_DEFLATED, images=np.zeros(2 * 10**8, dtype=np.uint8)),
-    "LZMA cut short": lambda _: npz(zipfile.ZIP_LZMA, images=np.arange(999)).replace(b"NUMPY", b"NUMBY")[:-9],
     "bad LZMA": lambda _: bent(npz(zipfile.ZIP_LZMA, images=np.random.default_rng(0).random(999))),
     "encrypted": lambda whole: encrypted(npz(images=np.arange(9))),
     "objects": lambda _: npz(images=np.array([{}], dtype=object)),
@@ -274,9 +273,9 @@ def test_other_settings_never_read_each_others_cache(few_letters):
         (lambda: glyphs("test"), "split='test' is unknown; choose one of 'meta-train', 'meta-validation', 'meta-test'"),
         (lambda: glyphs(["meta-test"]), r"split=\['meta-test'\] is unknown"),
         *(
-            (lambda name=name, value=value: glyphs("meta-test", **{name: value}), f"{name}={value!r}, but it must be")
-            for name, values in {"size": (4, 28.0, "28"), "per_class": (0, None), "seed": (-1, 0.5), "noise": (np.nan, "1", -1)}.items()
-            for value in values
+            (lambda bad=bad: glyphs("meta-test", **bad), "{}={!r}, but it must be".format(*next(iter(bad.items()))))
+            for bad in ({"size": 4}, {"size": 28.0}, {"size": "28"}, {"per_class": 0}, {"per_class": None}, {"seed": -1},
+                        {"seed": 0.5}, {"noise": np.nan}, {"noise": "1"}, {"noise": -1})
         ),
         (lambda: omniglot("train"), "split='train' is unknown"),
         (lambda: omniglot("meta-test", protocol="random"), "protocol='random' is unknown; .* 'alphabets', 'characters'"),
@@ -321,9 +320,7 @@ def test_the_splits_of_omniglot_share_no_character_and_with_alphabets_no_alphabe
     names = sorted(
         [*datasets.HELD_OUT, *(f"background {i}" for i in range(25)), *(f"evaluation {i}" for i in range(20))]
     )
-    alphabets = tuple(name for name in names for _ in range(33 if name < "Z" or name[0] != "e" else 32))[
-        :1623
-    ]
+    alphabets = tuple(name for name in names for _ in range(33))[:1623]
     background = np.array([not name.startswith("evaluation") for name in alphabets])
     made_up = omniglot_files.Drawings(
         np.zeros((1623, 1, 105, 105), dtype=bool), alphabets, tuple(range(1623)), background

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from options import device as here
+from options import folder, whole
 from torch import Tensor, nn
 from torch.func import vmap
 from torch.profiler import ProfilerActivity, profile
@@ -314,17 +316,25 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+        "--device",
+        type=here,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: %(default)s",
     )
-    parser.add_argument("--rounds", type=int, default=Config.rounds, help="at least 2, default %(default)s")
     parser.add_argument(
-        "--records", type=Path, default=HERE.parent / "records", help="where to write, default %(default)s"
+        "--rounds", type=whole(2), default=Config.rounds, help="at least 2, for a spread; default %(default)s"
+    )
+    parser.add_argument(
+        "--records", type=folder, default=HERE.parent / "records", help="where to write, default %(default)s"
     )
     options = parser.parse_args()
-    if options.rounds < 2:
-        parser.error(f"--rounds is {options.rounds}, but a spread needs at least 2 rounds")
-    device, config = torch.device(options.device), Config(rounds=options.rounds)
+    device, config = options.device, Config(rounds=options.rounds)
     name = "engine" if device.type == "cpu" else f"engine-{device.type}"
+    path = options.records / f"{name}.json"
+    try:
+        records.check_place(path, name, asdict(config))
+    except FileExistsError as why:
+        parser.error(f"{why}; --records names another folder")
     torch.set_num_threads(config.threads)
     # Compile times are those of a first time; and each rung is compiled for itself.
     torch._inductor.config.force_disable_caches = True
@@ -333,7 +343,6 @@ def main() -> None:
     started = datetime.now(UTC)
     metrics = measure(config, device)
     made = records.provenance(__file__, device=device, dtype=torch.float32, started=started)
-    path = options.records / f"{name}.json"
     records.save(records.Record(name, asdict(config), metrics, made), path)
     print(f"wrote {path.name}")
 

@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import load_file, save_file
+from options import device, folder, minutes, whole
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -219,13 +220,14 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
         max_seconds=at.deadline - time.monotonic(),
         config={**asdict(config), "run": name},
     )
-    keep(trained.best, at.folder / f"{name}.safetensors")
+    records.save_weights(trained.best, at.folder / f"{name}.safetensors")
     return model, trained
 
 
 def run(name: str, at: Setting) -> None:
     """One run from the first meta-step to its record."""
     config, started = RUNS[name], datetime.now(UTC)
+    records.check_place(place_of(name, at), f"omniglot-{name}", asdict(config))
     torch.set_float32_matmul_precision("high" if config.precision == "tf32" else "highest")
     on_gpu = at.device.type == "cuda"
     if on_gpu:
@@ -271,17 +273,11 @@ def run(name: str, at: Setting) -> None:
         "cost": cost(config, model, task_loss, at),
         "n_parameters": sum(p.numel() for p in initial_params(model).values()),
     }
+    weights = {}
     if name in SHIPPED:  # before the record, which says that the run is done
         first = {key: p[0].half() for key, p in trained.best.items()}
-        keep(first, at.records / f"omniglot-{name}.safetensors")
-    write(name, config, metrics, at, started, trained.seconds + time.monotonic() - began)
-
-
-def keep(params: Params, path: Path) -> None:
-    """Parameters as a file, whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({name: p.contiguous().cpu() for name, p in params.items()}, draft)
-    os.replace(draft, path)
+        weights = records.save_weights(first, place_of(name, at).with_suffix(".safetensors"))
+    write(name, asdict(config), metrics, at, started, trained.seconds + time.monotonic() - began, weights)
 
 
 SHIPPED = ("paper-conv-5w1s", "paper-mlp-5w1s", "laptop-conv-5w1s", "laptop-mlp-5w1s")
@@ -305,6 +301,10 @@ class Bytes(TorchDispatchMode):
         return result
 
 
+PROBES = {"cuda": (8192, 2**28), "cpu": (2048, 2**25)}
+"""Rows of the matrix and length of the vector that measure the device."""
+
+
 def cost(
     config: Config, model: nn.Module, task_loss: Callable[[Params, Task], Tensor], at: Setting
 ) -> dict[str, float]:
@@ -325,9 +325,8 @@ def cost(
             best = min(best, time.perf_counter() - began)
         return work / best
 
-    n = 8192 if at.device.type == "cuda" else 2048
-    square = torch.rand(n, n, device=at.device)
-    long = torch.rand(2**28 if at.device.type == "cuda" else 2**25, device=at.device)
+    n, length = PROBES[at.device.type]
+    square, long = torch.rand(n, n, device=at.device), torch.rand(length, device=at.device)
     return {
         "flop_per_meta_step": flops.get_total_flops(),
         "bytes_per_meta_step": traffic.moved,
@@ -344,6 +343,13 @@ def traps(name: str, at: Setting, *, n_tasks: int | None = None, n_of_orders: in
     """The trap grid: the same parameters, measured in all the ways in which papers and their reproductions differ."""
     started, began = datetime.now(UTC), time.monotonic()
     n_tasks = n_tasks or (600 if at.device.type == "cuda" else 200)
+    settings = {of: asdict(RUNS[of]) for of in TRAPS[name]}
+    records.check_place(place_of(name, at), f"omniglot-{name}", settings)
+    if missing := [of for of in settings if not (at.folder / f"{of}.safetensors").is_file()]:
+        raise FileNotFoundError(
+            f"it measures {' and '.join(missing)}, which {at.folder} does not hold; run first: "
+            f"python book/experiments/omniglot.py {' '.join(missing)} --again"
+        )
     cells, orders = [], []
     for of in TRAPS[name]:
         config = RUNS[of]
@@ -369,7 +375,7 @@ def traps(name: str, at: Setting, *, n_tasks: int | None = None, n_of_orders: in
                         print(cells[-1], flush=True)
         orders.append({"run": of, **label_orders(config, model, adapt(1), best, at, n_of_orders)})
     metrics = {"cells": cells, "label_orders": orders, "n_tasks": n_tasks}
-    write(name, {of: asdict(RUNS[of]) for of in TRAPS[name]}, metrics, at, started, time.monotonic() - began)
+    write(name, settings, metrics, at, started, time.monotonic() - began)
 
 
 def summary(each: Tensor) -> dict[str, list[float]]:
@@ -405,17 +411,27 @@ def label_orders(
     return {"n_orders": len(orders), **{what: values.tolist() for what, values in spread.items()}}
 
 
+def place_of(name: str, at: Setting) -> Path:
+    """Where a run's record is, beside all others."""
+    return at.records / f"omniglot-{name}.json"
+
+
 def write(
-    name: str, config: Config | dict, metrics: dict, at: Setting, started: datetime, seconds: float
+    name: str,
+    settings: dict,
+    metrics: dict,
+    at: Setting,
+    started: datetime,
+    seconds: float,
+    weights: dict | None = None,
 ) -> None:
-    """The record, beside all others."""
+    """The record of a run."""
     made = records.provenance(
         __file__, device=at.device, dtype=torch.float32, started=started, seconds=seconds
     )
-    settings = asdict(config) if isinstance(config, Config) else config
-    path = at.records / f"omniglot-{name}.json"
-    records.save(records.Record(f"omniglot-{name}", settings, _rounded(metrics), made), path)
-    print(f"wrote {path.name} after {seconds:.0f} s")
+    record = records.Record(f"omniglot-{name}", settings, _rounded(metrics), made, weights or {})
+    records.save(record, place_of(name, at))
+    print(f"wrote {place_of(name, at).name} after {seconds:.0f} s")
 
 
 def _rounded(value):  # type: ignore[no-untyped-def]
@@ -436,31 +452,39 @@ def main() -> None:
         description=__doc__, epilog=listing, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("runs", nargs="+", choices=[*names, *GROUPS], metavar="RUN", help="see below")
-    parser.add_argument("--minutes", type=float, default=math.inf, help="stop after so long, default: never")
+    parser.add_argument(
+        "--minutes", type=minutes, default=math.inf, help="stop after so long, default: never"
+    )
     parser.add_argument("--again", action="store_true", help="also runs whose record is there")
     parser.add_argument(
-        "--device", default="cuda" if torch.cuda.is_available() else "cpu", help="default: %(default)s"
+        "--device",
+        type=device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="default: %(default)s",
     )
     parser.add_argument(
         "--plain", action="store_true", help="neither compile the step nor, on a GPU, record it"
     )
     parser.add_argument(
         "--chunk-size",
-        type=int,
+        type=whole(1),
         help="tasks of a seed differentiated at once, default all; fewer need less memory",
     )
     parser.add_argument(
-        "--threads", type=int, default=min(2, os.cpu_count() or 1), help="default %(default)s"
+        "--threads", type=whole(1), default=min(2, os.cpu_count() or 1), help="default %(default)s"
     )
     parser.add_argument(
-        "--folder", type=Path, default=Path(__file__).parent / "runs", help="checkpoints, default %(default)s"
+        "--folder",
+        type=folder,
+        default=Path(__file__).parent / "runs",
+        help="checkpoints, default %(default)s",
     )
-    parser.add_argument("--records", type=Path, default=RECORDS, help="default %(default)s")
+    parser.add_argument("--records", type=folder, default=RECORDS, help="default %(default)s")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     deadline = time.monotonic() + 60 * options.minutes
     at = Setting(
-        torch.device(options.device),
+        options.device,
         options.plain,
         options.chunk_size,
         options.folder,
@@ -468,7 +492,7 @@ def main() -> None:
         deadline,
     )
     for name in [n for wanted in options.runs for n in GROUPS.get(wanted, [wanted])]:
-        if (at.records / f"omniglot-{name}.json").exists() and not options.again:
+        if place_of(name, at).exists() and not options.again:
             print(f"{name}: its record is there, skipped; --again makes it anew")
             continue
         try:
@@ -476,6 +500,8 @@ def main() -> None:
         except TimeoutError as why:
             print(f"{name}: {why}")
             return
+        except OSError as why:  # no data, no run to measure, no place for the record
+            raise SystemExit(f"{name}: {why}") from None
 
 
 if __name__ == "__main__":

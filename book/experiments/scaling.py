@@ -13,7 +13,6 @@ used, which other work on the machine hardly touches.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import subprocess
@@ -27,6 +26,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from options import folder, whole
 from torch.utils._pytree import tree_map
 
 from mamlkit import records
@@ -205,17 +205,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--records", type=Path, default=HERE.parent / "records", help="where to write, default %(default)s"
+        "--records", type=folder, default=HERE.parent / "records", help="where to write, default %(default)s"
     )
     parser.add_argument(
-        "--repeats", type=int, default=Config.repeats, help="rounds, at least 2, default %(default)s"
+        "--repeats",
+        type=whole(2),
+        default=Config.repeats,
+        help="rounds, at least 2, for a spread; default %(default)s",
     )
     options = parser.parse_args()
-    if options.repeats < 2:
-        parser.error(f"--repeats is {options.repeats}, but a spread needs at least 2 rounds")
     config, path = Config(repeats=options.repeats), options.records / "scaling.json"
-    if path.exists() and records.load(path).config != json.loads(json.dumps(asdict(config))):
-        parser.error(f"{path} was made with other settings; move it away or give another --records")
+    try:
+        records.check_place(path, "scaling", asdict(config))
+    except FileExistsError as why:
+        parser.error(f"{why}; --records names another folder")
     if "RANK" not in os.environ:
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={max(config.ranks)}"]
         command = [sys.executable, *torchrun, __file__, *sys.argv[1:]]

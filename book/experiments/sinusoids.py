@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from options import folder, whole
 from torch.func import vmap
 
 from mamlkit import records
@@ -30,6 +30,8 @@ from mamlkit.training import Trained, meta_train, stack_seeds
 
 HERE = Path(__file__).parent
 MODEL = mlp([1, 40, 40, 1])
+CURVE = 70
+"""Points of a learning curve in the record, each the mean of as many meta-steps."""
 
 
 @dataclass(frozen=True)
@@ -113,16 +115,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--folder", type=Path, default=HERE / "runs", help="checkpoints, default %(default)s")
     parser.add_argument(
-        "--records", type=Path, default=HERE.parent / "records", help="where to write, default %(default)s"
+        "--folder", type=folder, default=HERE / "runs", help="checkpoints, default %(default)s"
     )
     parser.add_argument(
-        "--steps", type=int, default=Config.meta_steps, help="meta-steps, default %(default)s"
+        "--records", type=folder, default=HERE.parent / "records", help="where to write, default %(default)s"
+    )
+    parser.add_argument(
+        "--steps",
+        type=whole(CURVE, of=CURVE),
+        default=Config.meta_steps,
+        help=f"meta-steps, a multiple of {CURVE}, default %(default)s",
     )
     options = parser.parse_args()
     torch.set_num_threads(1)  # a second one buys nothing for a network this small
     config, started, clock = Config(meta_steps=options.steps), datetime.now(UTC), time.monotonic()
+    path = options.records / "sinusoids.json"
+    try:
+        records.check_place(path, "sinusoids", asdict(config))
+    except FileExistsError as why:
+        parser.error(f"{why}; --records names another folder")
     trained = {
         "maml": train(config, inner_steps=config.inner_steps, name="maml", folder=options.folder),
         "joint": train(config, inner_steps=0, name="joint", folder=options.folder),
@@ -157,17 +169,18 @@ def main() -> None:
                 "share_capped": round(touched, 5),
             }
             print(name, k_shot, inner_lr, *(f"{x:.3f}" for x in found.mean((0, 1))), f"capped {touched:.4f}")
-    for name, (_, losses) in trained.items():
-        metrics["curves"][name] = _rounded(losses.unflatten(0, (-1, config.meta_steps // 70)).mean(1))
+    for name, run in trained.items():
+        metrics["curves"][name] = _rounded(run.losses.unflatten(0, (CURVE, -1)).mean(1))
+    # Before the record, which says that the run is done.
+    weights = records.save_weights(
+        {f"{m}.{n}": p for m in trained for n, p in trained[m].params.items()},
+        options.records / "sinusoid-maml.safetensors",
+    )
     made = records.provenance(
         __file__, device="cpu", dtype=torch.float32, started=started, seconds=time.monotonic() - clock
     )
-    records.save(
-        records.Record("sinusoids", asdict(config), metrics, made), options.records / "sinusoids.json"
-    )
-    weights = {f"{m}.{n}": p.contiguous() for m in trained for n, p in trained[m].params.items()}
-    save_file(weights, options.records / "sinusoid-maml.safetensors")
-    print(f"wrote {options.records / 'sinusoids.json'}, and the weights beside it")
+    records.save(records.Record("sinusoids", asdict(config), metrics, made, weights), path)
+    print(f"wrote {path}, and the weights beside it")
 
 
 def _rounded(values: torch.Tensor) -> list:
