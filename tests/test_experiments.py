@@ -26,15 +26,8 @@ import omniglot  # noqa: E402
 import scaling  # noqa: E402
 import sinusoids  # noqa: E402
 
-TINY = {
-    "meta_steps": 12,
-    "validate_every": 3,
-    "channels": 2,
-    "meta_batch_size": 2,
-    "seeds": (0, 1),
-    "n_way": 3,
-}
-TINY |= {"n_validation_tasks": 4, "n_test_tasks": 5, "test_steps": (1, 2)}
+TINY = {"meta_steps": 12, "validate_every": 3, "channels": 2, "meta_batch_size": 2, "seeds": (0, 1), "n_way": 3,
+        "n_validation_tasks": 4, "n_test_tasks": 5, "test_steps": (1, 2)}  # fmt: skip
 NAMES = ("laptop-conv-5w1s", "laptop-mlp-5w1s", "laptop-alphabets-5w1s")
 HERE = ("--folder", "HERE", "--records", "HERE")
 PAPER = dict(omniglot.RUNS)
@@ -57,9 +50,8 @@ def call(script, *arguments: object) -> None:
 
 def small(script, **settings):
     """The script's settings with other defaults."""
-    return make_dataclass(
-        "Config", [(k, object, v) for k, v in settings.items()], bases=(script.Config,), frozen=True
-    )
+    defaults = [(name, object, value) for name, value in settings.items()]
+    return make_dataclass("Config", defaults, bases=(script.Config,), frozen=True)
 
 
 def made_up(split: str, protocol: str = "alphabets") -> ImageClasses:
@@ -109,17 +101,10 @@ def test_a_run_writes_a_record_and_the_weights_that_readers_adapt(unbroken: Path
 
 
 def test_the_sinusoids_end_with_a_record_and_its_weights(tmp_path: Path, monkeypatch) -> None:
-    few = {
-        "seeds": (0, 1),
-        "k_shots_test": (5,),
-        "n_validation_tasks": 3,
-        "n_test_tasks": 4,
-        "rates": (0.01, 0.02),
-    }
-    monkeypatch.setattr(sinusoids, "Config", small(sinusoids, meta_batch_size=2, **few))
-    monkeypatch.setattr(
-        sinusoids, "meta_train", lambda *args, compiled, **more: training.meta_train(*args, **more)
-    )
+    few = {"meta_batch_size": 2, "seeds": (0, 1), "k_shots_test": (5,), "n_validation_tasks": 3, "n_test_tasks": 4,
+           "rates": (0.01, 0.02)}  # fmt: skip
+    monkeypatch.setattr(sinusoids, "Config", small(sinusoids, **few))
+    monkeypatch.setattr(sinusoids, "meta_train", lambda *a, compiled, **more: training.meta_train(*a, **more))
 
     call(sinusoids, "--steps", 140, "--folder", tmp_path / "runs", "--records", tmp_path)
 
@@ -155,15 +140,8 @@ def test_the_engine_ends_with_a_record(tmp_path: Path, monkeypatch) -> None:
 
 
 def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path: Path, monkeypatch) -> None:
-    little = {
-        "ranks": (1, 2),
-        "sinusoid_tasks": 2,
-        "sinusoid_steps": 1,
-        "conv_tasks": 2,
-        "conv_steps": 1,
-        "channels": 2,
-    }
-    little |= {"n_classes": 6, "message_floats": (1,), "message_times": 1}
+    little = {"ranks": (1, 2), "sinusoid_tasks": 2, "sinusoid_steps": 1, "conv_tasks": 2, "conv_steps": 1, "channels": 2,
+              "n_classes": 6, "message_floats": (1,), "message_times": 1}  # fmt: skip
     driver = tmp_path / "driver.py"
     driver.write_text(
         f"import sys; sys.path[:0] = [{str(EXPERIMENTS)!r}, {str(Path(__file__).parent)!r}]\n"
@@ -202,9 +180,7 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path: Path, monkeyp
         (omniglot, [NAMES[0], "--records", "OTHER", "--folder", "HERE", "--again"], "was made with other settings"),
     ],
 )  # fmt: skip
-def test_what_cannot_run_is_refused_before_it_runs(
-    tmp_path, monkeypatch, capsys, script, arguments, words
-) -> None:
+def test_what_cannot_run_is_refused_first(tmp_path, monkeypatch, capsys, script, arguments, words) -> None:
     monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path / "HERE"))
     monkeypatch.setattr(omniglot, "omniglot", datasets.omniglot)
     monkeypatch.chdir(tmp_path)
@@ -222,7 +198,7 @@ def test_what_cannot_run_is_refused_before_it_runs(
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_a_run_killed_again_and_again_ends_with_the_record_of_an_unbroken_one(
+def test_a_run_killed_again_and_again_ends_with_the_unbroken_ones_record(
     unbroken: Path, tmp_path: Path
 ) -> None:
     code = (
@@ -236,10 +212,8 @@ def test_a_run_killed_again_and_again_ends_with_the_record_of_an_unbroken_one(
     environment = {**os.environ, "TQDM_DISABLE": "1"}
     # An unbroken run draws 16 times: for validation, for 12 meta-steps, and 3 times to measure. The last life may draw 10 times.
     for most, end in ((4, -signal.SIGKILL), (4, -signal.SIGKILL), (10, 0)):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(most)], cwd=EXPERIMENTS.parents[1], env=environment
-        )
-        assert done.returncode == end
+        life = [sys.executable, "-c", code, str(most)]
+        assert subprocess.run(life, cwd=EXPERIMENTS.parents[1], env=environment).returncode == end
 
     assert measured(tmp_path) == measured(unbroken)
 
@@ -275,9 +249,7 @@ def test_on_a_cpu_dense_layers_are_compiled_and_convolutions_are_not(tmp_path: P
     assert asked == {"laptop-conv-5w1s": False, "laptop-mlp-5w1s": True}
 
 
-def test_a_record_is_written_after_the_weights_so_that_a_killed_run_can_finish(
-    tmp_path: Path, monkeypatch
-) -> None:
+def test_a_record_is_written_after_the_weights(tmp_path: Path, monkeypatch) -> None:
     def killed(*_) -> None:
         raise KeyboardInterrupt
 
@@ -304,12 +276,8 @@ def test_the_trap_grid_measures_every_way(unbroken: Path) -> None:
 def test_the_frozen_runs_are_the_papers() -> None:
     paper, fives = PAPER["paper-conv-20w1s"], PAPER["paper-conv-5w5s"]
 
-    assert (paper.inner_lr, paper.inner_steps, paper.meta_batch_size, paper.meta_steps) == (
-        0.1,
-        5,
-        16,
-        60_000,
-    )
+    numbers = (paper.inner_lr, paper.inner_steps, paper.meta_batch_size, paper.meta_steps)
+    assert numbers == (0.1, 5, 16, 60_000)
     assert (fives.inner_lr, fives.k_shot) == (0.4, 5)
     assert all(len(config.seeds) >= 3 and config.n_test_tasks >= 600 for config in PAPER.values())
 
@@ -330,13 +298,9 @@ def test_the_counted_operations_are_those_of_the_network(tmp_path: Path) -> None
     assert counted[False]["flop_per_meta_step"] > counted[True]["flop_per_meta_step"]
 
 
-def test_a_run_whose_record_is_there_is_skipped(unbroken: Path, capsys) -> None:
+def test_a_run_whose_record_is_there_is_skipped_and_help_lists_every_run(unbroken: Path, capsys) -> None:
     call(omniglot, "laptop-conv-5w1s", "--threads", 1, "--records", unbroken, "--folder", unbroken)
-
     assert "laptop-conv-5w1s: its record is there, skipped" in capsys.readouterr().out
-
-
-def test_help_lists_every_run(capsys) -> None:
     with pytest.raises(SystemExit):
         call(omniglot, "--help")
 

@@ -15,23 +15,13 @@ import pytest
 import torch
 
 import mamlkit
+from mamlkit import files
 from mamlkit.records import Provenance, Record, load, load_weights, provenance, save, save_weights
 
 ROOT = Path(__file__).resolve().parents[1]
-WHERE = Provenance(
-    commit="0123456789abcdef0123456789abcdef01234567",
-    clean=True,
-    script="book/experiments/omniglot.py",
-    script_sha256="ab" * 32,
-    kit="0.1.0",
-    python="3.11.9",
-    torch="2.13.0",
-    cuda="13.0",
-    device="Some GPU",
-    dtype="float32",
-    started="2026-01-31T12:00:00+00:00",
-    seconds=1800.0,
-)
+WHERE = Provenance(commit="0123456789abcdef0123456789abcdef01234567", clean=True, script="book/experiments/omniglot.py",
+                   script_sha256="ab" * 32, kit="0.1.0", python="3.11.9", torch="2.13.0", cuda="13.0", device="Some GPU",
+                   dtype="float32", started="2026-01-31T12:00:00+00:00", seconds=1800.0)  # fmt: skip
 RECORD = Record("omniglot", {"n_way": 5, "seeds": [0, 1, 2]}, {"accuracy": [0.9, 0.91, 0.92]}, WHERE)
 
 
@@ -232,6 +222,22 @@ def test_what_is_no_record_is_not_overwritten(path, text):
     with pytest.raises(FileExistsError, match="is no record"):
         save(RECORD, path)
     assert path.read_text() == text
+
+
+def test_a_write_that_fails_leaves_the_old_record_and_the_old_weights(path, monkeypatch):
+    def full(_):
+        raise OSError("no space left on device")
+
+    weights = path.with_suffix(".safetensors")
+    old = replace(RECORD, weights=save_weights({"w": torch.ones(2)}, weights))
+    save(old, path)
+    monkeypatch.setattr(files.os, "fsync", full)
+    for write in (partial(save, RECORD, path), partial(save_weights, {"w": torch.zeros(2)}, weights)):
+        with pytest.raises(OSError, match="no space"):
+            write()
+    assert load(path) == old
+    assert load_weights(path)["w"].tolist() == [1, 1]
+    assert len(list(path.parent.iterdir())) == 2, "no draft stays"
 
 
 def test_a_record_that_is_too_large_is_not_written(path):
