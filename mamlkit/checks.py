@@ -29,8 +29,7 @@ def claim(sentence: str, condition: object) -> None:
     >>> claim("two halves make a whole", 1 / 2 + 1 / 2 == 1)
     ✓ two halves make a whole
     """
-    if not isinstance(sentence, str) or not sentence.strip():
-        raise TypeError(f"a claim needs a sentence, got {sentence!r}; write claim('what holds', condition)")
+    _check_text("sentence", sentence)
     if not _truth(condition):
         raise AssertionError(sentence)
     print(f"✓ {sentence}")
@@ -46,7 +45,7 @@ def exercise(label: str, condition: Callable[[], object]) -> None:
         condition: takes nothing; returns what `claim` accepts, or `None` for "no answer so far".
 
     Raises:
-        TypeError: `condition` cannot be called; write `lambda: ...`.
+        TypeError: `condition` cannot be called, write `lambda: ...`, or the label is no text.
 
     >>> answer = None
     >>> exercise("ex-sums-1", lambda: answer == 4)
@@ -55,8 +54,9 @@ def exercise(label: str, condition: Callable[[], object]) -> None:
     >>> exercise("ex-sums-1", lambda: answer == 4)
     ✓ ex-sums-1: solved
     """
+    _check_text("label", label)
     if not callable(condition):
-        raise TypeError(f"{label} got {condition!r} for its check; write exercise({label!r}, lambda: ...)")
+        raise TypeError(f"{label} has the condition {condition!r}; write exercise({label!r}, lambda: ...)")
     try:
         outcome = condition()
         reason = "no answer so far" if outcome is None else "" if _truth(outcome) else "the check is false"
@@ -65,17 +65,24 @@ def exercise(label: str, condition: Callable[[], object]) -> None:
     print(f"… {label}: not yet ({reason})" if reason else f"✓ {label}: solved")
 
 
+def _check_text(name: str, text: object) -> None:
+    if not isinstance(text, str) or not text.strip():
+        raise TypeError(
+            f"{name} is {text!r}, but a reader needs words; give it as text, before the condition"
+        )
+
+
 def _truth(condition: object) -> bool:
     if isinstance(condition, (bool, np.bool_)):
         return bool(condition)
+    found = type(condition).__name__
     if isinstance(condition, (torch.Tensor, np.ndarray)):
         if condition.ndim == 0 and condition.dtype in (torch.bool, np.dtype(bool)):
             return bool(condition)
-        found = f"a {type(condition).__name__} of shape {tuple(condition.shape)} and type {condition.dtype}"
-        raise TypeError(
-            f"a condition is one bool, got {found}; compare it with something and reduce it with .all()"
-        )
-    raise TypeError(f"a condition is one bool, got a {type(condition).__name__}; compare it with something")
+        found += f" of shape {tuple(condition.shape)} and type {condition.dtype}"
+    raise TypeError(
+        f"a condition is one bool, got a {found}; compare it with something and reduce it with .all()"
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -17,6 +17,7 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from mamlkit.calls import checked
 from mamlkit.meta import mean_ci95
 
 __all__ = ["CARD", "COLOURS", "LOOK", "band", "label_line", "task_grid", "use"]
@@ -143,6 +144,7 @@ def use() -> None:
     plt.style.use(["default", STYLE])
 
 
+@checked
 def band(ax: Axes, x: Any, values: Any, *, look: str, label: str) -> None:
     """Draw the mean of `values` over its first axis with its 95 % interval as a band; n joins the label.
 
@@ -159,12 +161,11 @@ def band(ax: Axes, x: Any, values: Any, *, look: str, label: str) -> None:
         KeyError: no such look.
     """
     x, values = _array(x), _array(values)
-    if values.ndim != 2 or x.shape != values.shape[1:]:
-        raise ValueError(f"x has shape {x.shape} and values {values.shape}, but they must be (m,) and (n, m)")
-    n = len(values)
-    if n < 2:
+    n = len(values) if values.ndim == 2 and values.shape[1:] == x.shape else 0
+    if n < 2 or not np.isfinite(x).all():
         raise ValueError(
-            f"values has {n} repeat, and a spread needs at least 2; use ax.plot for a single run"
+            f"x has shape {x.shape} and values {values.shape}, but they must be (m,), finite, and (n, m) with n of at least 2; "
+            "use ax.plot for a single run"
         )
     style = LOOK[look]
     mean, half = np.array([mean_ci95(torch.from_numpy(of_point)) for of_point in values.T]).T
@@ -172,6 +173,7 @@ def band(ax: Axes, x: Any, values: Any, *, look: str, label: str) -> None:
     ax.fill_between(x, mean - half, mean + half, color=style["color"], alpha=0.18, linewidth=0)
 
 
+@checked
 def label_line(ax: Axes, text: str, *, look: str, x: float, y: float, **more: Any) -> None:
     """Write `text` at the data point (x, y) in the colour of `look`: a label beside its line, in place of a
     legend."""
@@ -179,6 +181,7 @@ def label_line(ax: Axes, text: str, *, look: str, x: float, y: float, **more: An
     ax.annotate(text, (x, y), xytext=(5, 0), textcoords="offset points", **(style | more))
 
 
+@checked
 def task_grid(
     support: Any,
     query: Any,
@@ -200,19 +203,25 @@ def task_grid(
         names: the classes' names, by label; the default is A, B, C, ...
 
     Raises:
-        ValueError: images, labels and predictions differ in number.
+        ValueError: images, labels, predictions and names do not fit each other.
     """
     parts = [(_images(b[0]), _array(b[1])) for b in (support, query)]
     guesses = None if predictions is None else _array(predictions)
     for part, (images, labels) in zip(("support", "query"), parts, strict=True):
-        if len(images) != len(labels):
+        if labels.shape != images.shape[:1] or len(labels) == 0:
             raise ValueError(
-                f"{part} has {len(images)} images but {len(labels)} labels; give each image one label"
+                f"{part} has {len(images)} images but labels of shape {labels.shape}; give each image one label"
             )
     if guesses is not None and guesses.shape != parts[1][1].shape:
         raise ValueError(f"there are {len(parts[1][1])} queries but predictions have shape {guesses.shape}")
     classes = sorted(set(parts[0][1].tolist()))
-    names = names or [chr(ord("A") + i) for i in range(max(classes) + 1)]
+    names = [chr(ord("A") + i) for i in range(max(classes) + 1)] if names is None else names
+    asked = {*parts[1][1].tolist(), *([] if guesses is None else guesses.tolist())}
+    if not asked <= set(classes) <= set(range(len(names))):
+        raise ValueError(
+            f"support has the labels {classes}, query and predictions {sorted(asked)}, and there are {len(names)} names; "
+            "give one name to each label from 0, and ask only for classes of the support set"
+        )
     above = [np.flatnonzero(parts[0][1] == c) for c in classes]
     below = [np.flatnonzero(parts[1][1] == c)[:per_class] for c in classes]
     n_above, n_below = (max(len(rows) for rows in columns) for columns in (above, below))

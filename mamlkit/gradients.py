@@ -12,19 +12,23 @@ import torch
 from torch import Tensor
 from torch.func import grad
 
+from mamlkit.calls import checked
 from mamlkit.tasks import Params
 
 
+@checked
 def dot(a: Params, b: Params) -> Tensor:
     """The inner product of two vectors with the same names and shapes, a scalar. Derived in chapter `outer-loop`."""
     return sum((a[name] * b[name]).sum() for name in a)  # type: ignore[return-value]
 
 
+@checked
 def axpy(scale: float | Tensor, x: Params, y: Params) -> Params:
     """`scale * x + y`, name by name (the BLAS's name for it). Derived in chapter `outer-loop`."""
     return {name: scale * x[name] + y[name] for name in x}
 
 
+@checked
 def hvp(loss: Callable[[Params], Tensor], params: Params, vector: Params) -> Params:
     """The Hessian of `loss` at `params` times `vector`: the gradient of the gradient's inner product with `vector`.
 
@@ -40,6 +44,7 @@ def hvp(loss: Callable[[Params], Tensor], params: Params, vector: Params) -> Par
     return product
 
 
+@checked
 def conjugate_gradient(matvec: Callable[[Params], Params], b: Params, *, steps: int) -> Params:
     """About the `x` with `matvec(x) = b`, after `steps` iterations from zero, each of which costs one `matvec`.
 
@@ -55,8 +60,6 @@ def conjugate_gradient(matvec: Callable[[Params], Params], b: Params, *, steps: 
     >>> conjugate_gradient(double_it, {"w": torch.tensor([2.0, 6.0])}, steps=1)
     {'w': tensor([1., 3.])}
     """
-    if steps < 1:
-        raise ValueError(f"steps={steps}, but conjugate gradient takes at least 1")
     x, residual, direction = {name: torch.zeros_like(t) for name, t in b.items()}, b, b
     rr = dot(residual, residual)
     for _ in range(steps):
@@ -74,6 +77,7 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return torch.where(b == 0, 0.0, a / b)
 
 
+@checked
 def with_gradient(value: Tensor, params: Params, gradients: Params) -> Tensor:
     """The scalar `value`, made to have `gradients` as its gradient with respect to `params`, whatever it was computed from.
 

@@ -10,7 +10,7 @@ Any `adapt(params, support) -> params` fits. Derived in chapters `objective` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
+from mamlkit.calls import checked
 from mamlkit.tasks import Batch, Params, Task, n_tasks
 
 Adapt = Callable[[Params, Batch], Params]
@@ -27,6 +28,7 @@ TaskLoss = Callable[[Params, Task], Tensor]
 Metric = Callable[[nn.Module, Params, Batch], Tensor]
 
 
+@checked
 def predict(model: nn.Module, params: Params, x: Tensor) -> Tensor:
     """What `model` would say of `x` if its parameters were `params`; the model's own stay as they are
     and stand in only for names that `params` lacks.
@@ -44,6 +46,7 @@ def predict(model: nn.Module, params: Params, x: Tensor) -> Tensor:
     return predictions
 
 
+@checked
 def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     """The mean loss of `model` with `params` on a batch, a scalar: cross-entropy for integer labels, else mean squared error.
 
@@ -58,7 +61,8 @@ def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
             raise ValueError(
                 f"integer y is labels, int64 of shape (n,), got {batch.y.dtype} {tuple(batch.y.shape)}; else use y.float()"
             )
-        return F.cross_entropy(predictions, batch.y)
+        # By default torch leaves out labels of -100 without a word.
+        return F.cross_entropy(predictions, batch.y, ignore_index=-(2**31))
     if predictions.shape != batch.y.shape:
         raise ValueError(
             f"the model predicts {tuple(predictions.shape)} but y is {tuple(batch.y.shape)}; give y the shape of the predictions"
@@ -66,11 +70,20 @@ def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     return F.mse_loss(predictions, batch.y)
 
 
+@checked
 def accuracy(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     """The share of a batch, in [0, 1], whose largest logit is the label's; a metric for `evaluate`."""
-    return (predict(model, params, batch.x).argmax(-1) == batch.y).float().mean()
+    return share_right(predict(model, params, batch.x), batch.y)
 
 
+def share_right(logits: Tensor, y: Tensor) -> Tensor:
+    """The share of labels `y`, `(n,)`, whose logit is the largest of its row of `(n, n_way)`; NaN, if a logit is."""
+    logits.gather(-1, y[:, None])  # refuses what is no label of these logits
+    right = (logits.argmax(-1) == y).float()
+    return torch.where(logits.isnan().any(), math.nan, right.mean())
+
+
+@checked
 def query_loss(model: nn.Module, adapt: Adapt, params: Params, task: Task) -> Tensor:
     """The objective on one task, a scalar: adapt on the support set, then measure the loss on the query set.
 
@@ -80,6 +93,7 @@ def query_loss(model: nn.Module, adapt: Adapt, params: Params, task: Task) -> Te
     return batch_loss(model, adapted, task.query)
 
 
+@checked
 def meta_gradient(
     task_loss: TaskLoss, params: Params, tasks: Task, *, chunk_size: int | None = None
 ) -> tuple[Tensor, Params]:
@@ -109,6 +123,12 @@ def _task_gradient(task_loss: TaskLoss, params: Params, task: Task) -> tuple[Par
     leaves = {name: p.detach().requires_grad_() for name, p in params.items()}
     with torch.enable_grad():
         loss = task_loss(leaves, task)
+        if loss.dim():
+            raise ValueError(
+                f"task_loss gave a tensor of shape {tuple(loss.shape)}, but a loss is one scalar; take its mean"
+            )
+        if not loss.requires_grad:  # it does not depend on params
+            return {name: torch.zeros_like(p) for name, p in params.items()}, loss
         gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
 
@@ -131,6 +151,7 @@ def check_optimizer(meta_optimizer: torch.optim.Optimizer, params: Params) -> No
         )
 
 
+@checked
 def meta_step(
     task_loss: TaskLoss,
     params: Params,
@@ -159,6 +180,7 @@ def meta_step(
     return loss
 
 
+@checked
 def evaluate(
     model: nn.Module,
     adapt: Adapt,
@@ -192,6 +214,7 @@ def _over_tasks(task_metric: Callable[[Task], Tensor], tasks: Task, chunk_size: 
         return values
 
 
+@checked
 def inductive_accuracy(
     model: nn.Module, adapt: Adapt, params: Params, tasks: Task, *, chunk_size: int | None = None
 ) -> Tensor:
@@ -210,11 +233,12 @@ def inductive_accuracy(
         logits = vmap(lambda x: predict(model, adapted, torch.cat([task.support.x, x[None]]))[-1])(
             task.query.x
         )
-        return (logits.argmax(-1) == task.query.y).float().mean()
+        return share_right(logits, task.query.y)
 
     return _over_tasks(task_accuracy, tasks, chunk_size)
 
 
+@checked
 def nearest_neighbour(tasks: Task) -> Tensor:
     """The share of queries, `(n_tasks,)` in [0, 1], that the support drawing with the largest pixel cosine labels rightly.
 
@@ -223,9 +247,11 @@ def nearest_neighbour(tasks: Task) -> Tensor:
     Args:
         tasks: a stack with x of shape `(n_tasks, n, ...)` and integer y.
     """
+    n_tasks(tasks)
     support, query = (F.normalize(batch.x.flatten(2), dim=-1) for batch in tasks)
-    nearest = (query @ support.transpose(1, 2)).argmax(-1)
-    return (tasks.support.y.gather(1, nearest) == tasks.query.y).float().mean(1)
+    cosines = query @ support.transpose(1, 2)
+    right = (tasks.support.y.gather(1, cosines.argmax(-1)) == tasks.query.y).float().mean(1)
+    return torch.where(cosines.isnan().flatten(1).any(1), math.nan, right)
 
 
 class MeanCI(NamedTuple):
@@ -238,7 +264,8 @@ class MeanCI(NamedTuple):
         return f"{self.mean:.3f} ± {self.half_width:.3f}"
 
 
-def mean_ci95(values: Tensor) -> MeanCI:
+@checked
+def mean_ci95(values: Tensor | Sequence[float]) -> MeanCI:
     """The mean of independent values `(n,)` and the half-width of its 95 % interval by Student's t with n - 1 degrees of freedom.
 
     The interval says how far the mean over *these* units (tasks or seeds) may be off; over tasks it says nothing of the spread

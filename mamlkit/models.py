@@ -15,7 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mamlkit.tasks import Params
+from mamlkit.calls import checked
+from mamlkit.tasks import Params, check_counts
 
 
 class Network(nn.Module):
@@ -31,11 +32,13 @@ class Network(nn.Module):
         return logits
 
 
+@checked
 def initial_params(model: nn.Module) -> Params:
     """A copy of the model's parameters by name, detached: the theta that meta-training starts from."""
     return {name: p.detach().clone() for name, p in model.named_parameters()}
 
 
+@checked
 def mlp(sizes: Sequence[int], *, batch_norm: bool = False) -> Network:
     """A multi-layer perceptron with ReLU between its layers, `(n, ...)` flattened to `(n, sizes[0]) -> (n, sizes[-1])`.
 
@@ -45,8 +48,7 @@ def mlp(sizes: Sequence[int], *, batch_norm: bool = False) -> Network:
     Raises:
         ValueError: fewer than two sizes, or one below 1.
     """
-    if len(sizes) < 2 or min(sizes) < 1:
-        raise ValueError(f"sizes={list(sizes)}, but an MLP has an input and an output size, each at least 1")
+    check_counts(2, **{f"len(sizes={sizes})": len(sizes)})
     layers: list[nn.Module] = [nn.Flatten()]
     for n_in, n_out in pairwise(sizes[:-1]):
         layers.append(nn.Linear(n_in, n_out, bias=not batch_norm))
@@ -81,6 +83,7 @@ class SpatialMean(nn.Module):
         return x.mean((-2, -1))
 
 
+@checked
 def conv4(
     n_way: int,
     *,
@@ -130,6 +133,7 @@ def conv4(
     return Network(nn.Sequential(blocks), nn.Linear(features, n_way))
 
 
+@checked
 def in_bfloat16(model: nn.Module) -> nn.Module:
     """The same module, changed in place: its products run in bfloat16, parameters, normalisation and logits stay float32.
 

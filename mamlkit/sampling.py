@@ -11,14 +11,17 @@ import math
 import torch
 from torch import Tensor
 
-from mamlkit.tasks import Batch, Task, check_counts
+from mamlkit.calls import checked
+from mamlkit.tasks import Batch, Task
 
 
+@checked
 def sinusoid(x: Tensor, amplitude: Tensor, phase: Tensor) -> Tensor:
     """`amplitude * sin(x - phase)`, the three broadcast together."""
     return amplitude * torch.sin(x - phase)
 
 
+@checked
 def draw_sinusoids(
     n: int, *, generator: torch.Generator, dtype: torch.dtype = torch.float32
 ) -> tuple[Tensor, Tensor]:
@@ -30,6 +33,7 @@ def draw_sinusoids(
     return 0.1 + 4.9 * amplitude, math.pi * phase
 
 
+@checked
 def sinusoid_tasks(
     meta_batch_size: int,
     *,
@@ -50,7 +54,6 @@ def sinusoid_tasks(
     >>> tasks.support.x.shape, tasks.query.y.shape
     (torch.Size([25, 10, 1]), torch.Size([25, 10, 1]))
     """
-    check_counts(meta_batch_size=meta_batch_size, k_shot=k_shot, k_query=k_query)
     amplitude, phase = draw_sinusoids(meta_batch_size, generator=generator, dtype=dtype)
     shape = (meta_batch_size, k_shot + k_query, 1)
     unit = torch.rand(shape, generator=generator, device=generator.device, dtype=dtype)
@@ -63,6 +66,7 @@ def sinusoid_tasks(
     )
 
 
+@checked
 def class_tasks(
     images: Tensor, meta_batch_size: int, *, n_way: int, k_shot: int, k_query: int, generator: torch.Generator
 ) -> Task:
@@ -76,7 +80,6 @@ def class_tasks(
     Raises:
         ValueError: more classes or drawings asked for than there are, a count below 1, or a generator on another device.
     """
-    check_counts(meta_batch_size=meta_batch_size, n_way=n_way, k_shot=k_shot, k_query=k_query)
     if images.dim() != 5:
         raise ValueError(
             f"images has shape {tuple(images.shape)}, but needs the axes (classes, per_class, channels, h, w)"

@@ -39,64 +39,69 @@ def check_counts(least: int = 1, **counts: SupportsIndex) -> None:
     """
     for name, value in counts.items():
         try:
-            n = operator.index(value)
+            n = least - 1 if isinstance(value, bool) else operator.index(value)
         except TypeError:
-            raise ValueError(f"{name}={value!r}, but it must be a whole number of at least {least}") from None
-        if n < least or isinstance(value, bool):
+            n = least - 1
+        if n < least:
             raise ValueError(f"{name}={value!r}, but it must be a whole number of at least {least}")
+
+
+def check_batch(name: str, batch: Batch, *, axes: int = 1) -> None:
+    """Nothing, if a batch is a pair of tensors on one device that share their first `axes` axes, none of them empty.
+
+    Raises:
+        TypeError: no such pair.
+        ValueError: another shape or device; the message has both shapes.
+    """
+    parts = batch if isinstance(batch, tuple) else (batch,)
+    if len(parts) != 2 or not all(isinstance(t, Tensor) for t in parts):
+        kinds = " and ".join(type(t).__name__ for t in parts)
+        raise TypeError(f"{name} is {kinds}; give Batch(x, y) of two tensors, torch.as_tensor(...) makes one")
+    x, y = batch
+    shared = x.shape[:axes]
+    if shared != y.shape[:axes] or len(shared) < axes or 0 in shared or x.device != y.device:
+        kind = (
+            "a stack of tasks has axes (meta_batch_size, n, ...)"
+            if axes == 2
+            else "a batch has axes (n, ...)"
+        )
+        raise ValueError(
+            f"{name} has x {tuple(x.shape)} on {x.device} and y {tuple(y.shape)} on {y.device}, but {kind}, at least one "
+            f"example and as many targets as inputs{'; stack the tasks with torch.stack' if axes == 2 else ''}"
+        )
 
 
 def n_tasks(tasks: Task) -> int:
     """The number of tasks in a stack.
 
     Raises:
+        TypeError: no `Task` of two batches of tensors.
         ValueError: the four tensors do not share a leading axis, the stack or a support or query set in it is empty, or inputs
             and targets differ in number or device.
     """
-    tensors = {f"{part}.{name}": t for part, b in tasks._asdict().items() for name, t in b._asdict().items()}
-    shapes = ", ".join(f"{name} {tuple(t.shape)}" for name, t in tensors.items())
-    if any(t.dim() < 2 for t in tensors.values()):
-        raise ValueError(
-            f"a stack of tasks has axes (meta_batch_size, n, ...), got {shapes}; stack the tasks with torch.stack"
+    if not isinstance(tasks, tuple) or len(tasks) != 2:
+        raise TypeError(
+            f"tasks is a {type(tasks).__name__}; give Task(Batch(x, y), Batch(x, y)) of stacked tensors"
         )
-    if len({t.shape[0] for t in tensors.values()}) > 1:
-        raise ValueError(f"the tensors of a stack share their first axis, the tasks, got {shapes}")
-    for part in ("support", "query"):
-        x, y = tensors[f"{part}.x"], tensors[f"{part}.y"]
-        if x.shape[1] != y.shape[1]:
-            raise ValueError(
-                f"{part} has {x.shape[1]} inputs but {y.shape[1]} targets per task; give each input one target"
-            )
-        if x.shape[1] == 0:
-            raise ValueError(
-                f"the {part} set is empty, shape {tuple(x.shape)}; draw at least one example per task"
-            )
-    if len({t.device for t in tensors.values()}) > 1:
-        devices = ", ".join(f"{name} on {t.device}" for name, t in tensors.items())
-        raise ValueError(f"a stack of tasks lives on one device, got {devices}; move it with .to(device)")
-    if tasks.support.x.shape[0] == 0:
-        raise ValueError("the stack holds 0 tasks; draw at least one")
-    return tasks.support.x.shape[0]
+    for name, batch in zip(("support", "query"), tasks, strict=True):
+        check_batch(name, batch, axes=2)
+    (x, _), (query_x, _) = tasks
+    if len(x) != len(query_x) or x.device != query_x.device:
+        raise ValueError(
+            f"support has {len(x)} tasks on {x.device} but query {len(query_x)} on {query_x.device}; draw both together"
+        )
+    return len(x)
 
 
 def check_inner_loop(params: Params, support: Batch, *, inner_steps: int, only: str = "") -> None:
     """Nothing, if a task's inner loop can run.
 
     Raises:
+        TypeError: `support` is no batch.
         ValueError: `inner_steps` below 0, an empty support set, inputs and targets that differ in number, or `params` without a
             name that starts with `only`.
     """
-    if inner_steps < 0:
-        raise ValueError(
-            f"inner_steps={inner_steps}, but a task takes 0 steps or more; 0 leaves the parameters as they are"
-        )
-    if support.x.shape[0] == 0:
-        raise ValueError(
-            f"the support set is empty, shape {tuple(support.x.shape)}; draw at least one example (k_shot >= 1)"
-        )
-    if support.x.shape[0] != support.y.shape[0]:
-        raise ValueError(
-            f"support has {support.x.shape[0]} inputs but {support.y.shape[0]} targets; give each input one target"
-        )
+    check_counts(0, inner_steps=inner_steps)
+    check_batch("support", support)
     if not any(name.startswith(only) for name in params):
         raise ValueError(f"only={only!r} starts no parameter's name; the names are {', '.join(params)}")

@@ -16,11 +16,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.func import grad, grad_and_value
 
+from mamlkit.calls import checked
 from mamlkit.gradients import axpy, conjugate_gradient, dot, hvp, with_gradient
 from mamlkit.meta import Adapt, batch_loss
 from mamlkit.tasks import Batch, Params, Task, check_inner_loop
 
 
+@checked
 def adapt(
     model: nn.Module,
     params: Params,
@@ -44,7 +46,6 @@ def adapt(
     Rajeswaran et al. (2019), section 2.2. Derived in chapter `implicit-maml`.
     """
     check_inner_loop(params, support, inner_steps=inner_steps)
-    _check_strength(strength)
 
     def held_loss(phi: Params) -> Tensor:
         away = axpy(-1, params, phi)
@@ -56,6 +57,7 @@ def adapt(
     return phi
 
 
+@checked
 def task_loss(
     model: nn.Module, adapt: Adapt, params: Params, task: Task, *, strength: float, cg_steps: int
 ) -> Tensor:
@@ -72,7 +74,6 @@ def task_loss(
 
     Rajeswaran et al. (2019), Lemma 1 and Algorithm 2. Derived in chapter `implicit-maml`.
     """
-    _check_strength(strength)
     phi = adapt({name: p.detach() for name, p in params.items()}, task.support)
     gradient, value = grad_and_value(lambda at: batch_loss(model, at, task.query))(phi)
 
@@ -80,8 +81,3 @@ def task_loss(
         return axpy(1 / strength, hvp(lambda at: batch_loss(model, at, task.support), phi, v), v)
 
     return with_gradient(value, params, conjugate_gradient(matvec, gradient, steps=cg_steps))
-
-
-def _check_strength(strength: float) -> None:
-    if not strength > 0:
-        raise ValueError(f"strength={strength}, but the spring needs a strength above 0; without it use maml")

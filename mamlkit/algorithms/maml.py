@@ -12,10 +12,12 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.func import grad
 
+from mamlkit.calls import checked
 from mamlkit.meta import batch_loss
 from mamlkit.tasks import Batch, Params, check_inner_loop
 
 
+@checked
 def adapt(
     model: nn.Module,
     params: Params,

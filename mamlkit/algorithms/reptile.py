@@ -14,11 +14,13 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mamlkit.algorithms import maml
+from mamlkit.calls import checked
 from mamlkit.gradients import axpy, with_gradient
 from mamlkit.meta import Adapt, batch_loss
 from mamlkit.tasks import Batch, Params, Task, check_inner_loop
 
 
+@checked
 def adapt(
     model: nn.Module,
     params: Params,
@@ -57,6 +59,7 @@ def adapt(
     return phi
 
 
+@checked
 def task_loss(model: nn.Module, adapt: Adapt, params: Params, task: Task) -> Tensor:
     """The query loss after adaptation, a scalar, whose gradient with respect to `params` is `params - adapted`.
 

@@ -1,0 +1,234 @@
+"""Malformed calls of every public function: each ends before anything is changed, in an error that names argument and cure."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import re
+from collections import Counter
+from functools import partial
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from mamlkit import checks, figures, gradients, meta, models, sampling
+from mamlkit.algorithms import imaml, maml, reptile
+from mamlkit.tasks import Batch, Task
+
+NAN, INF = math.nan, math.inf
+NOT_WHOLE = [0, -1, 1.5, "3", None, NAN, True]
+
+
+def change(part: str, how) -> object:
+    """A change of one tensor of a batch or a task: `change("support.x", how)(task)`."""
+    first, _, rest = part.partition(".")
+    return lambda value: value._replace(
+        **{first: (change(rest, how) if rest else how)(getattr(value, first))}
+    )
+
+
+def tensors(part: str) -> dict[str, object]:
+    """What can be wrong with one tensor of a batch or a task."""
+    bad = {
+        "numpy": lambda t: t.numpy(), "list": lambda t: t.tolist(), "None": lambda t: None, "0-d": lambda t: t.flatten()[0],
+        "meta": lambda t: t.to("meta"), "empty": lambda t: t[:0], "short": lambda t: t[:-1], "double": lambda t: t.double(),
+    }  # fmt: skip
+    return {f"{part} {name}": change(part, how) for name, how in bad.items()}
+
+
+def labels(part: str) -> dict[str, object]:
+    bad = {
+        "-100": lambda y: y - 100, "-1": lambda y: y - 1, "n_way": lambda y: y + 1,
+        "one-hot": lambda y: nn.functional.one_hot(y),
+        "float one-hot": lambda y: nn.functional.one_hot(y, 4).float(), "column": lambda y: y[..., None],
+        "int32": lambda y: y.int(),
+    }  # fmt: skip
+    return {f"{part} {name}": change(part, how) for name, how in bad.items()}
+
+
+PARAMS = {
+    "None": lambda p: None, "list": lambda p: list(p.values()), "empty": lambda p: {}, "numpy": lambda p: {k: t.numpy() for k,
+        t in p.items()},
+    "unknown name": lambda p: {**p, "neck": torch.ones(1)}, "double": lambda p: {k: t.double() for k, t in p.items()},
+    "shape": lambda p: {k: t[:1] for k, t in p.items()}, "on meta": lambda p: {k: t.to("meta") for k, t in p.items()},
+}  # fmt: skip
+VECTOR = {
+    **{k: PARAMS[k] for k in ("None", "list", "empty", "numpy")}, "fewer": lambda p: {"a": p["a"]}, "more": lambda p: {**p,
+        "c": p["a"]},
+    "broadcast": lambda p: {**p, "a": p["a"][:1]},
+}  # fmt: skip
+BATCH = {"None": lambda b: None, "x alone": lambda b: b.x, "list": list, **tensors("x"), **labels("y")}
+TASK = {"None": lambda t: None, "support alone": lambda t: t.support, "empty support": change("support",
+        lambda b: Batch(b.x[:0], b.y[:0])),
+        **tensors("support.x"), **labels("query.y")}  # fmt: skip
+STACK = {**TASK, "unstacked": lambda t: Task(*(Batch(b.x[0], b.y[0]) for b in t)), "no examples": change("support.x",
+        lambda x: x[:, :0]),
+         "other number": change("query", lambda b: Batch(b.x[:1], b.y[:1])), "list of tasks": lambda t: [t, t],
+        **labels("support.y")}  # fmt: skip
+MODULE = {"None": lambda m: None, "function": lambda m: m.forward, "class": lambda m: type(m)}
+FUNCTION = {"None": lambda f: None, "text": lambda f: "maml", "number": lambda f: 3}
+GENERATOR = {"None": lambda g: None, "seed": lambda g: 0, "class": lambda g: torch.Generator}
+TENSOR = {"None": lambda t: None, "numpy": lambda t: t.numpy(), "list": lambda t: t.tolist()}
+LOSS = {**FUNCTION, "shape (1,)": lambda f: lambda p, t: f(p, t)[None], "shape (3,)": lambda f: lambda p, t: f(p, t).repeat(3),
+        "no tensor": lambda f: lambda p, t: 1.0, "no arguments": lambda f: lambda: 0, "returns None": lambda f: lambda p,
+        t: None}  # fmt: skip
+RATE = [NAN, INF, -INF, -0.1, "0.1", None, True]
+
+
+def inputs() -> dict[str, object]:
+    """Good arguments by name, made anew for every call."""
+    torch.manual_seed(0)
+    model = models.Network(nn.Flatten(), nn.Linear(4, 3))
+    params, generator = models.initial_params(model), torch.Generator().manual_seed(1)
+    batch = lambda n: Batch(torch.rand(2, n, 1, 2, 2), torch.arange(3).repeat(2, n // 3))  # noqa: E731
+    tasks = Task(batch(6), batch(3))
+    task = Task(*(Batch(b.x[0], b.y[0]) for b in tasks))
+    adapt = partial(maml.adapt, model, inner_lr=0.1, inner_steps=1)
+    vector = {"a": torch.rand(3), "b": torch.rand(2, 2)}
+    return {"model": model, "params": params, "tasks": tasks, "task": task, "support": task.support, "batch": task.support,
+        "adapt": adapt,
+            "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
+        "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
+            "vector": vector, "generator": generator, "images": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
+
+
+INNER = {"inner_lr": RATE, "inner_steps": NOT_WHOLE[1:], "params": PARAMS, "support": BATCH, "model": MODULE}
+CHUNK = NOT_WHOLE[:4] + NOT_WHOLE[5:]
+# function, its good arguments, the bad values of each argument (a list, or named changes of the good one)
+CALLS = [
+    (maml.adapt, "model params support", {"inner_lr": 0.1, "inner_steps": 1}, {**INNER, "only": ["neck", 3, None]}),
+    (reptile.adapt, "model params support", {"inner_lr": 0.1, "inner_steps": 1}, {"inner_lr": RATE,
+        "inner_steps": NOT_WHOLE[1:], "inner_batches": [*NOT_WHOLE, 4]}),
+    (imaml.adapt, "model params support", {"inner_lr": 0.1, "inner_steps": 1, "strength": 1.0}, {"inner_lr": RATE,
+        "inner_steps": NOT_WHOLE[1:], "strength": [0, *RATE]}),
+    (imaml.task_loss, "model adapt params task", {"strength": 1.0, "cg_steps": 2}, {"strength": [0, *RATE],
+        "cg_steps": NOT_WHOLE, "adapt": FUNCTION}),
+    (reptile.task_loss, "model adapt params task", {}, {"adapt": FUNCTION, "task": ["tasks"]}),
+    (meta.predict, "model params x", {}, {"model": MODULE, "params": {k: v for k, v in PARAMS.items() if k != "shape"},
+        "x": {**TENSOR, "double": lambda x: x.double(), "wide": lambda x: x.repeat(1, 1, 2, 2)}}),
+    (meta.batch_loss, "model params batch", {}, {"batch": BATCH, "params": PARAMS}),
+    (meta.accuracy, "model params batch", {}, {"batch": BATCH, "params": PARAMS}),
+    (meta.query_loss, "model adapt params task", {}, {"task": TASK, "adapt": FUNCTION}),
+    (meta.meta_gradient, "task_loss params tasks", {}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK,
+        "chunk_size": CHUNK}),
+    (meta.meta_gradient, "task_loss params tasks", {"chunk_size": 1}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK}),
+    (meta.meta_step, "task_loss params tasks meta_optimizer", {}, {"meta_optimizer": [None, "Adam", torch.optim.SGD],
+        "chunk_size": CHUNK}),
+    (meta.evaluate, "model adapt params tasks", {}, {"metric": FUNCTION, "tasks": STACK, "chunk_size": CHUNK}),
+    (meta.evaluate, "model adapt params tasks", {"metric": meta.accuracy, "chunk_size": 1}, {"tasks": STACK}),
+    (meta.inductive_accuracy, "model adapt params tasks", {}, {"tasks": STACK, "chunk_size": CHUNK}),
+    (meta.nearest_neighbour, "tasks", {}, {"tasks": {k: v for k, v in STACK.items() if k[-3:] not in ("100", " -1", "way",
+        "t32")}}),
+    (meta.mean_ci95, "", {"values": torch.rand(3)}, {"values": [None, "x", torch.ones(1), torch.tensor([1.0, NAN]), [], 3.0]}),
+    (models.initial_params, "model", {}, {"model": MODULE}),
+    (models.in_bfloat16, "model", {}, {"model": MODULE}),
+    (models.mlp, "", {"sizes": [2, 3]}, {"sizes": [[], [3], None, 3, "23", *([2, n] for n in NOT_WHOLE)]}),
+    (models.conv4, "", {"n_way": 5}, {"n_way": NOT_WHOLE, "channels": NOT_WHOLE, "in_channels": NOT_WHOLE,
+        "image_size": [*NOT_WHOLE, 15], "downsample": ["mean", None, 2]}),
+    (gradients.dot, "", {"a": "vector", "b": "vector"}, {"a": VECTOR, "b": VECTOR}),
+    (gradients.axpy, "", {"scale": 1.0, "x": "vector", "y": "vector"}, {"scale": [NAN, INF, "2", None], "x": VECTOR,
+        "y": VECTOR}),
+    (gradients.hvp, "", {"loss": lambda p: (p["a"] ** 3).sum() + p["b"].sum(), "params": "vector", "vector": "vector"},
+        {"vector": VECTOR, "loss": [*FUNCTION.values()]}),
+    (gradients.conjugate_gradient, "", {"matvec": lambda v: v, "b": "vector", "steps": 2}, {"steps": NOT_WHOLE,
+        "matvec": FUNCTION, "b": {k: VECTOR[k] for k in ("None", "list", "empty")}}),
+    (gradients.with_gradient, "", {"value": torch.tensor(1.0), "params": "vector", "gradients": "vector"},
+        {"gradients": VECTOR, "value": [None, 1.0]}),
+    (sampling.sinusoid, "x", {"amplitude": torch.ones(1), "phase": torch.ones(1)}, dict.fromkeys(("x", "amplitude", "phase"),
+        TENSOR)),
+    (sampling.draw_sinusoids, "generator", {"n": 3}, {"n": NOT_WHOLE, "generator": GENERATOR, "dtype": ["float32", None,
+        torch.int64]}),
+    (sampling.sinusoid_tasks, "generator", {"meta_batch_size": 2, "k_shot": 1, "k_query": 1}, {
+        **dict.fromkeys(("meta_batch_size", "k_shot", "k_query"), NOT_WHOLE), "generator": GENERATOR, "support_range": [None,
+        3, (1.0,), (NAN, 1.0), (0.0, INF), ("a", "b")]}),
+    (sampling.class_tasks, "images generator", {"meta_batch_size": 2, "n_way": 3, "k_shot": 1, "k_query": 1}, {
+        "meta_batch_size": NOT_WHOLE, **{k: [*NOT_WHOLE, 6] for k in ("n_way", "k_shot", "k_query")}, "generator": GENERATOR,
+        "images": {**TENSOR, "one image": lambda t: t[0, 0], "meta": lambda t: t.to("meta")}}),
+    (checks.claim, "", {"sentence": "it holds", "condition": True}, {"sentence": ["", " ", None, 3], "condition": [None,
+        [False], "False", 1, torch.tensor(0.3), torch.tensor([True])]}),
+    (checks.exercise, "", {"label": "ex-1", "condition": lambda: None}, {"condition": [True, None, "x"], "label": ["", None,
+        3]}),
+    (figures.band, "", {"ax": "axes", "x": range(3), "values": np.ones((4, 3)), "look": "maml", "label": "MAML"}, {
+        "values": [None, np.ones(3), np.ones((1, 3)), np.ones((4, 2)), np.full((4, 3), NAN), np.array([["a"] * 3] * 4), "x"],
+        "x": [None, "x", range(2), [NAN] * 3],
+        "look": ["mmal", None, 3], "label": [None, 3], "ax": [None, "ax"]}),
+    (figures.label_line, "", {"ax": "axes", "text": "MAML", "look": "maml", "x": 0.5, "y": 0.5}, {"look": ["mmal", None],
+        "ax": [None], "x": [None, "x", NAN], "y": [NAN, None], "text": [None, 3]}),
+    (figures.task_grid, "support", {"query": "support", "predictions": torch.arange(3).repeat(2)}, {
+        "support": {k: v for k, v in BATCH.items() if k.split()[-1] in ("None", "alone", "empty", "short", "0-d", "one-hot")},
+        "query": {"None": lambda b: None, "x short": BATCH["x short"], "another class": lambda b: Batch(b.x, b.y + 1),
+        "nothing": lambda b: Batch(b.x[:0], b.y[:0])},
+        "predictions": [torch.arange(2), "x", torch.arange(6), torch.full((6,), NAN)], "per_class": NOT_WHOLE,
+        "names": [["A"], 3, []]}),
+]  # fmt: skip
+
+
+def cases():
+    """Each malformed call: its row, the argument, what is wrong with it, and the change that makes it so."""
+    for row, (_, _, _, bad) in enumerate(CALLS):
+        for argument, values in bad.items():
+            named = values if isinstance(values, dict) else {repr(v)[:40]: lambda _, v=v: v for v in values}
+            yield from ((row, argument, label, how) for label, how in named.items())
+
+
+def arguments(number: int) -> dict[str, object]:
+    _, by_name, fixed, _ = CALLS[number]
+    good = inputs()
+    made = {
+        "vector": lambda: good["vector"],
+        "support": lambda: good["support"],
+        "axes": lambda: plt.subplots()[1],
+    }
+    chosen = {k: made[v]() if isinstance(v, str) and v in made else v for k, v in fixed.items()}
+    return {name: good[name] for name in by_name.split()} | chosen
+
+
+def judged(row: int, argument: str, label: str, how) -> tuple[str, str]:
+    """ "clear", "right", "obscure" or "wrong", and what came of it."""
+    function, given = CALLS[row][0], arguments(row)
+    given[argument] = how(given.get(argument))
+    before = {name: state(given[name]) for name in ("params", "tasks", "generator") if name in given}
+    try:
+        result = function(**given)
+    except Exception as error:
+        frame = error.__traceback__
+        while frame.tb_next:
+            frame = frame.tb_next
+        code, notes = frame.tb_frame.f_code.co_filename, "\n".join(getattr(error, "__notes__", []))
+        own = "mamlkit" in code and "raise " in linecache.getline(code, frame.tb_lineno)
+        text = f"{error} {notes}"
+        named = any(
+            re.search(rf"\b{re.escape(word)}\b", text) for word in (argument, *re.split("[ .]", label)[:2])
+        )
+        clear = (own or "mamlkit" in notes) and named and len(text) >= 30
+        same = all(
+            torch.equal(a, b)
+            for name in before
+            for a, b in zip(before[name], state(given[name]), strict=True)
+        )
+        return ("clear" if clear and same else "obscure"), f"{type(error).__name__}: {text}"
+    finally:
+        plt.close("all")
+    # Labels of another whole type mean the same.
+    right = label.endswith("int32") and torch.equal(result, function(**arguments(row)))
+    return ("right" if right else "wrong"), repr(result)[:300]
+
+
+def state(value: object) -> list[torch.Tensor]:
+    """Copies of the numbers in an argument."""
+    leaves = [t.get_state() if isinstance(t, torch.Generator) else t for t in tree_leaves(value)]
+    return [t.clone() for t in leaves if isinstance(t, torch.Tensor) and not t.is_meta]
+
+
+def test_every_malformed_call_is_refused_in_words_and_changes_nothing(capsys) -> None:
+    judgements = [(case, *judged(*case)) for case in cases()]
+
+    counts = Counter((CALLS[case[0]][0].__module__, verdict) for case, verdict, _ in judgements)
+    bad = [f"{verdict}: {CALLS[row][0].__qualname__}, {argument} {label}: {text}"
+           for (row, argument, label, _), verdict, text in judgements if verdict in ("obscure", "wrong")]  # fmt: skip
+    print(f"{len(judgements)} malformed calls:", dict(counts))
+    assert not bad, "\n".join(bad)
+    assert len(judgements) >= 433
