@@ -115,7 +115,7 @@ CALLS = [
     (meta.meta_gradient, "task_loss params tasks", {}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK,
         "chunk_size": CHUNK}),
     (meta.meta_gradient, "task_loss params tasks", {"chunk_size": 1}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK}),
-    (meta.meta_step, "task_loss params tasks meta_optimizer", {}, {"meta_optimizer": [None, "Adam", torch.optim.SGD],
+    (meta.meta_step, "task_loss params tasks meta_optimizer", {}, {"meta_optimizer": [None, "Adam", torch.optim.SGD, torch.optim.SGD([torch.ones(1)])],
         "chunk_size": CHUNK}),
     (meta.evaluate, "model adapt params tasks", {}, {"metric": FUNCTION, "tasks": STACK, "chunk_size": CHUNK}),
     (meta.evaluate, "model adapt params tasks", {"metric": meta.accuracy, "chunk_size": 1}, {"tasks": STACK}),

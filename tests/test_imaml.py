@@ -29,28 +29,42 @@ def linear_tasks(n_tasks: int = 3) -> tuple[nn.Module, Params, Task]:
     )
 
 
-def objective(model: nn.Module, *, strength: float, inner_lr: float, inner_steps: int, cg_steps: int):
-    adapt = partial(imaml.adapt, model, inner_lr=inner_lr, inner_steps=inner_steps, strength=strength)
+def minimum(params: Params, support: Batch, *, strength: float) -> Params:
+    """Where the held loss of a linear model is least; the mean squared error's Hessian is 2 x'x / n."""
+    x, y = support
+    held = 2 * x.T @ x / len(x) + strength * torch.eye(3)
+    return {"weight": torch.linalg.solve(held, 2 * x.T @ y / len(x) + strength * params["weight"].T).T}
+
+
+def objective(model: nn.Module, *, strength: float, cg_steps: int, adapt=None):
+    adapt = adapt or partial(minimum, strength=strength)
     return partial(imaml.task_loss, model, adapt, strength=strength, cg_steps=cg_steps)
 
 
+@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+def test_a_step_goes_down_the_loss_and_back_along_the_spring(inner_steps: int) -> None:
+    model, params, tasks = linear_tasks()
+    x, y = (t[0] for t in tasks.support)
+    phi = theta = params["weight"].T
+    for _ in range(inner_steps):
+        phi = phi - 0.1 * (2 * x.T @ (x @ phi - y) / len(x) + 0.7 * (phi - theta))
+
+    found = imaml.adapt(model, params, Batch(x, y), inner_lr=0.1, inner_steps=inner_steps, strength=0.7)
+
+    assert torch.allclose(found["weight"].T, phi, rtol=1e-12)
+
+
 @pytest.mark.parametrize("strength", [0.1, 1.0, 30.0])
-def test_on_quadratics_minimum_and_meta_gradient_are_the_closed_forms(strength: float) -> None:
+def test_on_quadratics_the_meta_gradient_is_the_closed_form(strength: float) -> None:
     model, params, tasks = linear_tasks()
     expected = torch.zeros(3, dtype=torch.float64)
     for i in range(3):
-        (x, y), (xq, yq) = ((batch.x[i], batch.y[i]) for batch in tasks)
-        held = 2 * x.T @ x / len(x) + strength * torch.eye(3)  # the mean squared error's Hessian is 2 x'x / n
-        phi = torch.linalg.solve(held, 2 * x.T @ y / len(x) + strength * params["weight"].T)
-        found = imaml.adapt(
-            model, params, Batch(x, y), inner_lr=1 / (6 + strength), inner_steps=3000, strength=strength
-        )
-        assert torch.allclose(found["weight"].T, phi, rtol=1e-9)
-        slope = 2 * xq.T @ (xq @ phi - yq) / len(xq)
+        support, (xq, yq) = (Batch(*(t[i] for t in batch)) for batch in tasks)
+        held = 2 * support.x.T @ support.x / len(support.x) + strength * torch.eye(3)
+        slope = 2 * xq.T @ (xq @ minimum(params, support, strength=strength)["weight"].T - yq) / len(xq)
         expected += (torch.linalg.solve(held, strength * slope) / 3).squeeze()
 
-    loss = objective(model, strength=strength, inner_lr=1 / (6 + strength), inner_steps=3000, cg_steps=3)
-    _, gradients = meta_gradient(loss, params, tasks)
+    _, gradients = meta_gradient(objective(model, strength=strength, cg_steps=3), params, tasks)
 
     assert torch.allclose(gradients["weight"][0], expected, rtol=1e-8)
 
@@ -61,12 +75,10 @@ def test_on_a_network_the_implicit_gradient_is_the_unrolled_one_at_the_minimum()
     params = initial_params(model)
     x = torch.linspace(-2, 2, 6, dtype=torch.float64)[None, :, None]
     tasks = Task(Batch(x, x.sin()), Batch(x + 0.1, (x + 0.1).sin()))
-    settings = {"inner_lr": 0.2, "inner_steps": 400, "strength": 2.0}
+    adapt = partial(imaml.adapt, model, inner_lr=0.2, inner_steps=80, strength=2.0)
 
-    _, implicit = meta_gradient(objective(model, cg_steps=13, **settings), params, tasks)
-    _, unrolled = meta_gradient(
-        partial(query_loss, model, partial(imaml.adapt, model, **settings)), params, tasks
-    )
+    _, implicit = meta_gradient(objective(model, cg_steps=13, strength=2.0, adapt=adapt), params, tasks)
+    _, unrolled = meta_gradient(partial(query_loss, model, adapt), params, tasks)
 
     for name in params:
         assert torch.allclose(implicit[name], unrolled[name], rtol=1e-6, atol=1e-9)
@@ -75,9 +87,7 @@ def test_on_a_network_the_implicit_gradient_is_the_unrolled_one_at_the_minimum()
 def test_a_very_strong_spring_is_joint_training_on_the_queries() -> None:
     model, params, tasks = linear_tasks()
 
-    _, gradients = meta_gradient(
-        objective(model, strength=1e9, inner_lr=1e-9, inner_steps=5, cg_steps=2), params, tasks
-    )
+    _, gradients = meta_gradient(objective(model, strength=1e9, cg_steps=2), params, tasks)
 
     pooled = Batch(*(t.flatten(0, 1) for t in tasks.query))
     joint = grad(lambda p: batch_loss(model, p, pooled))(params)
@@ -87,22 +97,6 @@ def test_a_very_strong_spring_is_joint_training_on_the_queries() -> None:
 def test_a_very_weak_spring_leaves_the_initialisation_nothing_to_learn() -> None:
     model, params, tasks = linear_tasks()
 
-    _, gradients = meta_gradient(
-        objective(model, strength=1e-6, inner_lr=0.1, inner_steps=3000, cg_steps=3), params, tasks
-    )
+    _, gradients = meta_gradient(objective(model, strength=1e-6, cg_steps=3), params, tasks)
 
     assert gradients["weight"].norm() < 1e-3
-
-
-def test_bad_settings_are_refused() -> None:
-    model, params, tasks = linear_tasks()
-    support = Batch(tasks.support.x[0], tasks.support.y[0])
-
-    with pytest.raises(ValueError, match="strength=0, but the spring"):
-        imaml.adapt(model, params, support, inner_lr=0.1, inner_steps=1, strength=0)
-    with pytest.raises(ValueError, match=r"strength=-1.0, but the spring"):
-        meta_gradient(
-            partial(imaml.task_loss, model, lambda p, s: p, strength=-1.0, cg_steps=1), params, tasks
-        )
-    with pytest.raises(ValueError, match="inner_steps=-1"):
-        imaml.adapt(model, params, support, inner_lr=0.1, inner_steps=-1, strength=1.0)

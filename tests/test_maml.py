@@ -111,37 +111,3 @@ def test_only_the_named_part_moves_and_all_get_a_meta_gradient(first_order: bool
     task = Task(*(Batch(b.x[None], b.y[None]) for b in (support, support)))
     _, gradients = meta_gradient(partial(query_loss, model, adapt), params, task)
     assert all(g.abs().max() > 0 for g in gradients.values())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"inner_steps": -1}, "inner_steps=-1"),
-        (
-            {"inner_steps": 1, "only": "neck"},
-            "only='neck' starts no parameter's name; the names are body.1.weight",
-        ),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict, message: str) -> None:
-    model, params, support = problem()
-
-    with pytest.raises(ValueError, match=message):
-        maml.adapt(model, params, support, inner_lr=0.1, **settings)
-
-
-def test_an_empty_or_uneven_support_set_is_refused() -> None:
-    model, params, support = problem()
-    adapt = partial(maml.adapt, model, params, inner_lr=0.1, inner_steps=1)
-
-    with pytest.raises(ValueError, match="support set is empty"):
-        adapt(Batch(support.x[:0], support.y[:0]))
-    with pytest.raises(ValueError, match="7 inputs but 6 targets"):
-        adapt(Batch(support.x, support.y[:6]))
-
-
-def test_a_parameter_name_the_model_lacks_is_refused() -> None:
-    model, params, support = problem()
-
-    with pytest.raises(ValueError, match=r"params has 'heed\.weight', but the model's parameters are body"):
-        batch_loss(model, {**params, "heed.weight": params["head.weight"]}, support)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -13,7 +14,6 @@ from torch import nn
 from mamlkit.algorithms import maml
 from mamlkit.meta import (
     accuracy,
-    batch_loss,
     evaluate,
     inductive_accuracy,
     mean_ci95,
@@ -21,6 +21,7 @@ from mamlkit.meta import (
     meta_step,
     nearest_neighbour,
     query_loss,
+    share_right,
 )
 from mamlkit.models import Network, conv4, initial_params, mlp
 from mamlkit.tasks import Batch, Params, Task
@@ -70,21 +71,18 @@ def relative_error(ours: Params, theirs: Params) -> float:
     return (difference.norm() / torch.cat([g.flatten() for g in theirs.values()]).norm()).item()
 
 
-@pytest.mark.parametrize("inner_steps", range(6))
+@pytest.mark.parametrize("inner_steps", [0, 1, 3])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
-@pytest.mark.parametrize("judge", JUDGES)
+@pytest.mark.parametrize("judge", ["plain loop", "adjoint"])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_meta_gradient_equals_an_independent_judge(
     network: str, judge: str, first_order: bool, inner_steps: int
 ) -> None:
     model, params, tasks = NETWORKS[network]()
     loss_fn = F.mse_loss if network == "mlp" else F.cross_entropy
-    try:
-        theirs_loss, theirs = JUDGES[judge](
-            model, loss_fn, params, tasks, inner_lr=INNER_LR, inner_steps=inner_steps, first_order=first_order
-        )
-    except (ImportError, NotImplementedError) as why:
-        pytest.skip(f"{judge}: {why}")
+    theirs_loss, theirs = JUDGES[judge](
+        model, loss_fn, params, tasks, inner_lr=INNER_LR, inner_steps=inner_steps, first_order=first_order
+    )
 
     loss, ours = meta_gradient(objective(model, inner_steps, first_order), params, tasks)
 
@@ -183,25 +181,33 @@ def test_meta_step_is_the_optimisers_step_along_the_meta_gradient() -> None:
         assert torch.allclose(p, before[name] - 0.5 * gradients[name], rtol=1e-12, atol=0)
 
 
-def test_a_gradient_that_is_not_finite_leaves_everything_as_it_was() -> None:
+def infinite_slope(params: Params, _: Task) -> torch.Tensor:
+    return sum((p * 0).sum() for p in params.values()).sqrt()
+
+
+@pytest.mark.parametrize(
+    "task_loss", [infinite_slope, lambda params, _: params["head.bias"].sum() * math.inf]
+)
+def test_a_loss_or_gradient_that_is_not_finite_leaves_everything_as_it_was(task_loss) -> None:
     _, params, tasks = regression()
     before = {name: p.clone() for name, p in params.items()}
+    optimizer = torch.optim.Adam(list(params.values()))
 
-    def finite_with_an_infinite_slope(params, task):
-        return sum((p * 0).sum() for p in params.values()).sqrt()
-
-    with pytest.raises(FloatingPointError, match="its gradient is not finite; params are unchanged"):
-        meta_step(finite_with_an_infinite_slope, params, tasks, torch.optim.SGD(params.values(), lr=0.5))
+    with pytest.raises(FloatingPointError, match=r"gradient is not finite; params are unchanged"):
+        meta_step(task_loss, params, tasks, optimizer)
 
     assert all(torch.equal(p, before[name]) for name, p in params.items())
+    assert not optimizer.state
 
 
-@pytest.mark.parametrize("y", [torch.tensor([0, 1], dtype=torch.int32), torch.tensor([[0], [1]])])
-def test_integer_targets_that_are_no_labels_are_refused(y: torch.Tensor) -> None:
-    model = nn.Linear(1, 2)
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_a_loss_that_does_not_depend_on_params_has_no_slope(chunk_size: int | None) -> None:
+    _, params, tasks = regression()
 
-    with pytest.raises(ValueError, match=r"integer y is labels, int64 of shape \(n,\), got torch.int"):
-        batch_loss(model, dict(model.named_parameters()), Batch(torch.ones(2, 1), y))
+    loss, gradients = meta_gradient(lambda _, task: task.query.y.sum(), params, tasks, chunk_size=chunk_size)
+
+    assert loss.item() == pytest.approx(tasks.query.y.sum().item() / 3)
+    assert all(not g.any() and g.shape == params[name].shape for name, g in gradients.items())
 
 
 def test_task_by_task_differentiates_under_no_grad_too() -> None:
@@ -215,56 +221,56 @@ def test_task_by_task_differentiates_under_no_grad_too() -> None:
     assert all(torch.allclose(gradients[name], expected[name], rtol=1e-6) for name in params)
 
 
-def test_a_loss_that_is_not_finite_leaves_everything_as_it_was() -> None:
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_evaluate_adapts_on_the_support_and_measures_on_the_query(chunk_size: int | None) -> None:
     model, params, tasks = regression()
-    optimizer = torch.optim.Adam(list(params.values()))
-    tasks.query.y[0, 0] = float("nan")
-    before = {name: p.clone() for name, p in params.items()}
+    adapt = partial(maml.adapt, model, inner_lr=INNER_LR, inner_steps=2)
 
-    with pytest.raises(FloatingPointError, match=r"meta-loss is nan.*params are unchanged"):
-        meta_step(objective(model, 1), params, tasks, optimizer)
+    values = evaluate(model, adapt, params, tasks, chunk_size=chunk_size)
 
-    assert all(torch.equal(p, before[name]) for name, p in params.items())
-    assert not optimizer.state
-
-
-def test_meta_step_refuses_an_optimiser_of_other_tensors() -> None:
-    model, params, tasks = regression()
-
-    with pytest.raises(ValueError, match="holds none of params"):
-        meta_step(objective(model, 1), params, tasks, torch.optim.SGD(model.parameters(), lr=0.1))
+    for i in range(3):
+        for name, p in model.named_parameters():
+            p.data.copy_(params[name])
+        sgd = torch.optim.SGD(model.parameters(), lr=INNER_LR)
+        for _ in range(2):
+            sgd.zero_grad()
+            F.mse_loss(model(tasks.support.x[i]), tasks.support.y[i]).backward()
+            sgd.step()
+        expected = F.mse_loss(model(tasks.query.x[i]), tasks.query.y[i])
+        assert values[i].item() == pytest.approx(expected.item(), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("broken", "message"),
-    [
-        (lambda t: Task(Batch(t.support.x[:2], t.support.y), t.query), "share their first axis"),
-        (
-            lambda t: Task(Batch(t.support.x[:, :2], t.support.y), t.query),
-            "support has 2 inputs but 5 targets",
-        ),
-        (lambda t: Task(Batch(t.support.x[:, :0], t.support.y[:, :0]), t.query), "support set is empty"),
-        (lambda t: Task(Batch(t.support.x[0, :, 0], t.support.y[0, :, 0]), t.query), "stack the tasks"),
-        (lambda t: Task(*(Batch(b.x[:0], b.y[:0]) for b in t)), "0 tasks"),
-        (lambda t: Task(Batch(t.support.x.to("meta"), t.support.y), t.query), "one device"),
-        (lambda t: Task(Batch(t.support.x, t.support.y[..., 0]), t.query), "the model predicts"),
-    ],
-)
-def test_malformed_tasks_are_refused_with_the_cure(broken, message: str) -> None:
-    model, params, tasks = regression()
+class Centred(nn.Module):
+    """What its batch's mean is taken from: a query that sees others is judged by them."""
 
-    with pytest.raises(ValueError, match=message):
-        meta_gradient(objective(model, 1), params, broken(tasks))
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        away = self.scale * (x - x.mean(0))
+        return torch.cat([-away, away], -1)
 
 
-@pytest.mark.parametrize("chunk_size", [0, -1])
-def test_a_chunk_holds_at_least_one_task(chunk_size: int) -> None:
-    model, params, tasks = regression()
+@pytest.mark.parametrize("chunk_size", [None, 1])
+def test_a_query_never_sees_another_query(chunk_size: int | None) -> None:
+    model = Centred()
+    support = Batch(torch.tensor([[[-1.0], [1.0]]]), torch.tensor([[0, 1]]))
+    # Alone each of them lies above the mean it is part of; together two lie below.
+    tasks = Task(support, Batch(torch.tensor([[[0.5], [1.0], [9.0]]]), torch.tensor([[1, 1, 1]])))
+    settings = (model, lambda params, _: params, initial_params(model), tasks)
 
-    with pytest.raises(
-        ValueError, match=rf"chunk_size should be None or greater than 0. \(got {chunk_size}\)"
-    ):
-        meta_gradient(objective(model, 1), params, tasks, chunk_size=chunk_size)
+    assert inductive_accuracy(*settings, chunk_size=chunk_size).tolist() == [1.0]
+    assert evaluate(*settings, metric=accuracy, chunk_size=chunk_size).item() == pytest.approx(1 / 3)
+
+
+def test_an_accuracy_of_what_is_no_number_is_none() -> None:
+    logits = torch.tensor([[0.0, 1.0], [math.nan, 1.0]])
+    images = torch.tensor([[[[0.0, math.nan]], [[1.0, 0.0]]], [[[0.0, 1.0]], [[1.0, 0.0]]]])
+
+    assert share_right(logits, torch.tensor([1, 1])).isnan()
+    batch = Batch(images, torch.tensor([[0, 1], [0, 1]]))
+    assert torch.equal(nearest_neighbour(Task(batch, batch)).nan_to_num(-1), torch.tensor([-1.0, 1.0]))
 
 
 def test_accuracy_counts_the_largest_logit() -> None:
@@ -277,25 +283,6 @@ def test_accuracy_counts_the_largest_logit() -> None:
     assert accuracy(model, params, batch).item() == 0.75
 
 
-def test_inductive_accuracy_sees_every_query_alone() -> None:
-    model, params, tasks = classification("pool", n_tasks=3)
-    adapt = partial(maml.adapt, model, inner_lr=INNER_LR, inner_steps=1)
-
-    ours = inductive_accuracy(model, adapt, params, tasks)
-
-    for i in range(3):
-        support, query = (Batch(b.x[i], b.y[i]) for b in tasks)
-        adapted = adapt(params, support)
-        logits = [
-            torch.func.functional_call(model, adapted, (torch.cat([support.x, x[None]]),))[-1]
-            for x in query.x
-        ]
-        assert ours[i].item() == pytest.approx(
-            (torch.stack(logits).argmax(-1) == query.y).double().mean().item()
-        )
-    assert torch.equal(ours, inductive_accuracy(model, adapt, params, tasks, chunk_size=1))
-
-
 @pytest.mark.parametrize(("n", "t"), [(2, 12.706), (3, 4.303), (4, 3.182), (30, 2.045), (600, 1.964)])
 def test_intervals_use_students_t(n: int, t: float) -> None:
     values = torch.linspace(-1, 1, n, dtype=torch.float64)
@@ -304,13 +291,6 @@ def test_intervals_use_students_t(n: int, t: float) -> None:
 
     assert mean == pytest.approx(0, abs=1e-12)
     assert half_width == pytest.approx(t * values.std().item() / n**0.5, rel=3e-4)
-
-
-def test_intervals_refuse_what_has_none() -> None:
-    with pytest.raises(ValueError, match="at least 2 values, got 1"):
-        mean_ci95(torch.ones(1))
-    with pytest.raises(ValueError, match="1 of 3 values are not finite"):
-        mean_ci95(torch.tensor([1.0, float("inf"), 2.0]))
 
 
 def test_the_nearest_neighbour_goes_by_the_angle_not_the_ink() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import pytest
 import torch
 from torch import nn
 from torch.func import grad
@@ -110,21 +109,6 @@ def test_parts_take_turns_and_share_every_class() -> None:
     adapted = reptile.adapt(model, params, support, inner_lr=0.1, inner_steps=4, inner_batches=3)
 
     assert all(torch.allclose(adapted[name], phi[name], rtol=1e-12) for name in params)
-
-
-@pytest.mark.parametrize("inner_batches", [0, 4, 7])
-def test_parts_that_are_not_equal_are_refused(inner_batches: int) -> None:
-    model, params, tasks = problem(n=6)
-
-    with pytest.raises(ValueError, match=f"inner_batches={inner_batches} does not cut 6"):
-        reptile.adapt(
-            model,
-            params,
-            Batch(tasks.support.x[0], tasks.support.y[0]),
-            inner_lr=0.1,
-            inner_steps=1,
-            inner_batches=inner_batches,
-        )
 
 
 def test_all_at_once_and_one_by_one_agree_with_batch_norm_too() -> None:
