@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 import mamlkit
 from mamlkit import figures
+from mamlkit.drawn import picture
 
 __all__ = ["setup"]
 
@@ -20,7 +22,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
 
     Seeds Python, NumPy and torch (the kit itself draws only from the generators it is given), fixes the
     number of CPU threads, sets print options of four decimals, activates the house style and makes stored
-    pictures free of metadata. Returns nothing, so that the cell stores one line. What is and what is not
+    pictures say what they show (`mamlkit.drawn`). Returns nothing, so that the cell stores one line. What is and what is not
     bit-equal is on the page `reproducibility`.
 
     Args:
@@ -71,15 +73,17 @@ def _device(name: str) -> str:
 
 
 def _plain_pictures() -> None:
-    # bbox_inches="tight", the notebook's default, makes a picture's size depend on its text; Software is
-    # matplotlib's version.
+    # bbox_inches="tight", the notebook's default, makes a picture's size depend on its text.
     if not _in_notebook():
         return
+    from IPython import get_ipython
     from matplotlib_inline.config import InlineBackend
 
     backend: Any = InlineBackend.instance()
     backend.figure_formats = {"png"}
     backend.print_figure_kwargs = {"bbox_inches": None, "metadata": {"Software": None}}
+    shell: Any = get_ipython()
+    shell.display_formatter.formatters["image/png"].for_type(Figure, picture)
 
 
 def _in_notebook() -> bool:

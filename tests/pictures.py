@@ -1,9 +1,9 @@
-"""What a second run of the chapters compares beyond text: pictures, and the data of interactive figures.
+"""How a second run of the chapters compares pictures and interactive figures; `comparison` does the texts.
 
-nbval skips images, so a stored picture could show anything. Here each is decoded and compared with the one
-the same run has just drawn: the same size, and nearly the same ink in nearly every place. Near, because
-antialiasing and the last digits of a long training differ between machines; a curve that lies elsewhere, a
-missing panel or another drawing is far outside.
+nbval skips images, so a stored picture could show anything. Here each is compared with the one the same run has
+just drawn, twice. By what `mamlkit.drawn` wrote into both: the words must be the same, and no point may lie
+further away than about two pixels. And by their pixels, roughly: the same size, and nearly the same ink in
+nearly every place.
 
 `book/conftest.py` hands the hooks below to pytest.
 """
@@ -16,21 +16,42 @@ import json
 import math
 import os
 import re
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from comparison import ORDINARY, Tolerance, outputs_difference, text_difference, tolerances
 from nbval.kernel import RunningKernel
 from PIL import Image, ImageFilter
 
+from mamlkit.drawn import KEYWORD
+
+MOVED = 0.005  # of the axes, between two places of one point: about two pixels
+LABELS = 0.03  # of the axes, between two places of a label or arrow, which move when numbers get wider
 SHADE = 0.06  # of full contrast, between two blurred pictures at one place
 SHARE = 0.004  # of the places may differ by more
 NUMBERS = 0.02  # of the largest number of a list, between two states of an interactive figure
 
 
-def picture_difference(stored: str, drawn: str) -> str | None:
+def picture_difference(stored: str, drawn: str, allowed: Tolerance = ORDINARY) -> str | None:
     """Why two PNGs, in base64, are not the same picture, or `None` where they are."""
-    one, other = (Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB") for png in (stored, drawn))
+    found = []
+    for png, whose in ((stored, "stored picture"), (drawn, "picture drawn now")):
+        text = _image(png).info.get(KEYWORD)
+        if text is None:
+            return f"the {whose} does not say what it shows: draw it after notebook.setup, and refresh"
+        found.append(json.loads(text))
+    return _content_difference(*found, allowed) or pixels_difference(stored, drawn, allowed)
+
+
+def _image(png: str) -> Image.Image:
+    return Image.open(io.BytesIO(base64.b64decode(png)))
+
+
+def pixels_difference(stored: str, drawn: str, allowed: Tolerance = ORDINARY) -> str | None:
+    """Why two PNGs, in base64, do not look nearly the same, or `None` where they do."""
+    one, other = (_image(png).convert("RGB") for png in (stored, drawn))
     if one.size != other.size:
         return f"the stored picture has {one.size} pixels, the one drawn now {other.size}"
     step = max(1, one.width // 270)
@@ -39,8 +60,46 @@ def picture_difference(stored: str, drawn: str) -> str | None:
         for i in (one, other)
     )
     share = float((np.abs(one - other).max(axis=-1) > SHADE).mean())
-    if share > SHARE:
-        return f"{share:.1%} of the stored picture's places differ from the one drawn now ({SHARE:.1%} may)"
+    room = SHARE * max(1, float(allowed.axes) / MOVED)
+    if share > room:
+        return f"{share:.1%} of the stored picture's places differ from the one drawn now ({room:.1%} may)"
+    return None
+
+
+def _content_difference(stored: dict, drawn: dict, allowed: Tolerance) -> str | None:
+    if len(stored["texts"]) != len(drawn["texts"]):
+        gone, new = (set(a["texts"]) - set(b["texts"]) for a, b in ((stored, drawn), (drawn, stored)))
+        return f"the picture's texts {sorted(gone)} are now {sorted(new)}"
+    for text, now in zip(stored["texts"], drawn["texts"], strict=True):
+        if why := text_difference(text, now, allowed):
+            return f"a text of the picture, {why}"
+    if len(stored["axes"]) != len(drawn["axes"]):
+        return f"the stored picture has {len(stored['axes'])} axes, the one drawn now {len(drawn['axes'])}"
+    pairs = enumerate(zip(stored["axes"], drawn["axes"], strict=True), 1)
+    return next((f"axes {i}: {why}" for i, axes in pairs if (why := _axes_difference(*axes, allowed))), None)
+
+
+def _axes_difference(stored: dict, drawn: dict, allowed: Tolerance) -> str | None:
+    room = max(MOVED, float(allowed.axes))
+    if stored["scales"] != drawn["scales"]:
+        return f"the scales {stored['scales']} are now {drawn['scales']}"
+    for name, scale, i in (("x", stored["scales"][0], 0), ("y", stored["scales"][1], 2)):
+        ends = np.array([stored["limits"][i : i + 2], drawn["limits"][i : i + 2]])
+        ends = np.log(ends) if scale == "log" else ends
+        if np.abs(ends[0] - ends[1]).max() > room * abs(ends[0, 1] - ends[0, 0]):
+            return f"the {name} axis from {stored['limits'][i : i + 2]} is now {drawn['limits'][i : i + 2]}"
+    if len(stored["marks"]) != len(drawn["marks"]):
+        return f"{len(stored['marks'])} marks are now {len(drawn['marks'])}"
+    for (name, places), (new_name, new_places) in zip(stored["marks"], drawn["marks"], strict=True):
+        if why := text_difference(name, new_name, allowed):
+            return f"a mark, {why}"
+        a, b = (np.array(p, dtype=float) for p in (places, new_places))
+        if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
+            return f"{name}: {len(a) // 2} points are now {len(b) // 2}, or others are missing"
+        far = np.abs(a - b) / np.maximum(1, np.abs(a))  # outside of the axes only the direction is seen
+        here = max(room, LABELS) if name in ("Text", "Arrow") else room
+        if np.nanmax(far, initial=0) > here:
+            return f"{name}: a point lies {np.nanmax(far):.1%} of the axes elsewhere ({here:.1%} may)"
     return None
 
 
@@ -91,31 +150,32 @@ def pytest_configure(config):
 
 
 def pytest_itemcollected(item):
-    """Let each cell of a chapter compare its pictures and figures after its text."""
+    """Let each cell of a chapter compare texts, pictures and figures by our rules in place of nbval's."""
     if type(item).__name__ == "IPyNbCell":
-        text_agrees = item.compare_outputs
-        item.compare_outputs = lambda test, ref: _outputs_agree(item, text_agrees, test, ref)
+        item.compare_outputs = lambda drawn, stored: _outputs_agree(item, drawn, stored)
 
 
-def _outputs_agree(item, text_agrees, drawn, stored) -> bool:
+def _outputs_agree(item, drawn: list, stored: list) -> bool:
+    lines = item.cell.source.strip().split("\n")
+    allowed = _allowed().get((item.path.name, lines[0].strip()), ORDINARY)
     figures = [_take(outputs, "text/html", 'class="maml-slot"') for outputs in (stored, drawn)]
     pictures = [_take(outputs, "image/png") for outputs in (stored, drawn)]
-    if not text_agrees(drawn, stored):
-        return False
-    found = _compare(*figures, figure_difference, "interactive figures")
-    found = found or _compare(*pictures, picture_difference, "pictures")
+    found = outputs_difference(stored, drawn, allowed, item.sanitize)
+    found = found or _compare(*figures, figure_difference, "interactive figures")
+    found = found or _compare(*pictures, partial(picture_difference, allowed=allowed), "pictures")
     item.comparison_traceback = [found] if found else []
     return found is None
 
 
+@cache
+def _allowed() -> dict[tuple[str, str], Tolerance]:
+    return tolerances(Path(__file__).with_name("allowed_tolerances.txt").read_text(encoding="utf-8"))
+
+
 def _take(outputs: list, mime: str, having: str = "") -> list[str]:
     """Take the values of one kind out of the outputs, so that they are compared once, by their own rule."""
-    taken = []
-    for output in outputs:
-        data = output.get("data", {})
-        if mime in data and having in data[mime]:
-            taken.append(data.pop(mime))
-    return taken
+    data = [output.get("data", {}) for output in outputs]
+    return [of_output.pop(mime) for of_output in data if mime in of_output and having in of_output[mime]]
 
 
 def _compare(stored: list[str], drawn: list[str], difference, kind: str) -> str | None:

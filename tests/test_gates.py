@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import base64
 import io
-import json
-import os
-import subprocess
-import sys
-import xml.etree.ElementTree as xml
 from copy import deepcopy
 from functools import cache
-from pathlib import Path
 
 import gates
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
-import pictures
 import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from mamlkit import figures
 
-TESTS = Path(__file__).resolve().parent
 FENCE = "`" * 3
 
 
@@ -409,130 +401,7 @@ def test_what_an_editor_leaves_behind_is_found(tmp_path, spoil):
     assert refresh.is_normal(path)
 
 
-# --- pictures and interactive figures
-
-
-def test_a_picture_agrees_with_one_that_differs_by_a_hair():
-    assert pictures.picture_difference(png(), png()) is None
-    assert pictures.picture_difference(png(), png(shift=0.01)) is None
-
-
-@pytest.mark.parametrize("other", [{"amplitude": -1}, {"amplitude": 0.5}, {"shift": 0.4}])
-def test_another_curve_is_another_picture(other):
-    assert "differ" in pictures.picture_difference(png(), png(**other))
-
-
-def test_a_picture_of_another_size_or_without_its_title_is_another_picture():
-    figure = plt.figure(figsize=(3, 3))
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    plt.close(figure)
-
-    assert "pixels" in pictures.picture_difference(png(), base64.b64encode(file.getvalue()).decode())
-    assert pictures.picture_difference(png(title="MAML adapts in one step"), png(title=""))
-
-
-def interactive(state: object, front: str = "render();") -> str:
-    return f'<div class="maml-slot"><script type="application/json">{json.dumps(state)}</script>{front}</div>'
-
-
-@pytest.mark.parametrize(
-    ("drawn", "message"),
-    [
-        ({"w": [1.0, 2.0], "n": 3, "name": "MAML"}, None),
-        ({"w": [1.001, 2.001], "n": 3, "name": "MAML"}, None),
-        ({"w": [1.2, 2.0], "n": 3, "name": "MAML"}, "state[0].w differs by 0.2"),
-        ({"w": [1.0], "n": 3, "name": "MAML"}, "state[0].w"),
-        ({"w": [1.0, 2.0], "n": 4, "name": "MAML"}, "state[0].n was 3 and is now 4"),
-        ({"w": [1.0, 2.0], "n": 3, "name": "ANIL"}, "state[0].name"),
-        ({"w": [1.0, 2.0], "n": 3}, "state[0] was"),
-    ],
-)
-def test_an_interactive_figure_is_compared_by_its_numbers(drawn, message):
-    stored = interactive({"w": [1.0, 2.0], "n": 3, "name": "MAML"})
-
-    found = pictures.figure_difference(stored, interactive(drawn))
-
-    assert (found is None) == (message is None)
-    assert (message or "") in (found or "")
-
-
-def test_an_interactive_figure_with_another_front_end_is_found():
-    assert "front end" in pictures.figure_difference(interactive({}), interactive({}, "draw();"))
-
-
-# --- running again, as `make test` does
-
-
-DRAW = (
-    "from mamlkit import notebook\nimport matplotlib.pyplot as plt\nimport numpy as np\n"
-    "notebook.setup(seed=0)\nx = np.linspace(0, 6, 200)"
-)
-
-
-@pytest.fixture(scope="module")
-def verdicts(tmp_path_factory) -> dict[str, bool]:
-    """Whether each small notebook passed the strict run: one pytest over all of them."""
-    folder = tmp_path_factory.mktemp("book")
-    sound = new_notebook(
-        cells=[
-            new_code_cell(DRAW),
-            new_code_cell("print('a', x.size)\n1 + 1;"),
-            new_code_cell("plt.plot(x, np.sin(x));"),
-        ]
-    )
-    sound = refresh.normalised(refresh.execute(sound, folder))
-    assert [len(cell.outputs) for cell in sound.cells] == [1, 1, 1]
-    stale, wrong_picture, missing_picture, raising = (deepcopy(sound) for _ in range(4))
-    stale.cells[1].outputs[0].text = "a 199\n"
-    wrong_picture.cells[2].source = "plt.plot(x, np.cos(x));"
-    missing_picture.cells[2].outputs = []
-    raising.cells[1].source += "\nraise ValueError"
-    notebooks = {
-        "sound": sound,
-        "stale": stale,
-        "wrong_picture": wrong_picture,
-        "missing_picture": missing_picture,
-        "raising": raising,
-    }
-    for name, notebook in notebooks.items():
-        (folder / f"{name}.ipynb").write_text(refresh.text(notebook), encoding="utf-8")
-    hooks = (TESTS.parent / "book/conftest.py").read_text(encoding="utf-8")
-    (folder / "conftest.py").write_text(f"import sys\n\nsys.path.insert(0, {str(TESTS)!r})\n" + hooks)
-    (folder / "pytest.ini").write_text("[pytest]\n")
-    subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "--nbval",
-            "--junitxml=result.xml",
-            "-p",
-            "no:cacheprovider",
-            ".",
-        ],
-        cwd=folder,
-        env={k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")},
-        capture_output=True,
-        timeout=300,
-        check=False,
-    )
-    red = dict.fromkeys(notebooks, False)
-    cases = list(xml.parse(folder / "result.xml").iter("testcase"))
-    assert len(cases) == 3 * len(notebooks)
-    for case in cases:
-        red[Path(case.attrib["classname"]).stem.split(".")[0]] |= case.find("failure") is not None
-    return {name: not value for name, value in red.items()}
-
-
-def test_a_sound_notebook_passes_the_second_run(verdicts):
-    assert verdicts["sound"]
-
-
-@pytest.mark.parametrize("defect", ["stale", "wrong_picture", "missing_picture", "raising"])
-def test_the_second_run_finds_what_no_longer_holds(verdicts, defect):
-    assert not verdicts[defect]
+# --- only what runs cleanly is written
 
 
 def one_cell(source: str, tags: list[str] | None = None):
