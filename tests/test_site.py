@@ -5,6 +5,7 @@ Builds nothing: `make site` builds the pages first. BOOK_HTML names another fold
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from functools import cache, partial
@@ -69,6 +70,50 @@ def the_site_is_built() -> None:
     assert (HTML / "index.html").is_file(), (
         f"there is no site in {HTML}: run `make site`, which builds it first"
     )
+
+
+def test_every_page_names_the_book_and_can_print_in_the_light_theme():
+    wrong = [
+        page.name
+        for page in chapters()
+        if not soup(page).find("meta", property="og:site_name", content="The MAML Book")
+        or not soup(page).find("script", src=re.compile(r"print\.js"))
+    ]
+
+    assert not wrong
+
+
+def test_chinese_words_are_marked_as_chinese():
+    words = [
+        (page.name, text, text.find_parent(lang="zh-Hans"))
+        for page in chapters()
+        for text in body(page).find_all(string=re.compile("[\u4e00-\u9fff]"))
+        if not text.find_parent(["script", "style", "svg"])
+    ]
+
+    assert len(words) > 50, "the glossary has more"
+    assert not [word for word in words if word[2] is None]
+    assert soup(HTML / "book/glossary.html").find("span", lang="zh-Hans", string="元学习")
+
+
+def test_the_copy_button_leaves_prompts_out():
+    script = (HTML / "_static" / "copybutton.js").read_text(encoding="utf-8")
+
+    assert r"formatCopyText(text, '>>> |\\.\\.\\. ', true," in script
+
+
+def test_a_branch_that_github_serves_keeps_the_styles():
+    assert (HTML / ".nojekyll").is_file()
+
+
+def test_every_hook_of_the_house_still_changes_something():
+    changed = json.loads((HTML.parent / ".doctrees" / "house.json").read_text())
+    hooks = re.findall(r'CHANGED\["(.*?)"\]', (ROOT / "book/_ext/house.py").read_text(encoding="utf-8"))
+
+    idle = [hook for hook in hooks if not changed.get(hook)]
+
+    assert len(hooks) == 7
+    assert not idle, f"{idle} change nothing any more: what they worked round is mended, delete them"
 
 
 def test_every_page_of_the_table_of_contents_exists():

@@ -1,10 +1,17 @@
-"""What this book adds to Sphinx: pages without broken or foreign scripts, claims that look like claims."""
+"""What this book adds to Sphinx: pages without broken or foreign scripts, claims that look like claims.
+
+A hook that works round another package says which, at which version. `CHANGED` counts what each hook still changes, and
+tests/test_site.py says when one has nothing left to do: then it goes.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import sphinxcontrib.bibtex.plugin
@@ -15,6 +22,13 @@ from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferen
 CLAIM = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(✓ [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
 SIGNATURE = re.compile(r'(?<=<dt class="sig ).*?(?=</dt>)', re.DOTALL)
 WAITING = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(… [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
+# Markup, and elements whose text is no prose or whose children must stay what they are; or a run of Chinese.
+CHINESE = re.compile(
+    r"(<(script|style|svg|textarea)\b.*?</\2>|<!--.*?-->|<[^>]*>)"
+    r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff](?:[\u3000-\u303f\uff00-\uff65]*[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])*",
+    re.DOTALL,
+)
+CHANGED: Counter[str] = Counter()
 
 
 def round_brackets() -> BracketStyle:
@@ -46,26 +60,39 @@ def published_at(app, config) -> None:
 
 
 def keep_constants(app, what, name, obj, options, lines) -> None:
-    """Napoleon reads `Sentence: more` under a constant as a type and a text; what was said is put back."""
+    """Napoleon reads `Sentence: more` under a constant as a type and a text; what was said is put back.
+
+    Works round Sphinx 7.4.
+    """
     if what in ("data", "attribute"):
-        said = app.__dict__.setdefault("house_constants", {})
-        lines[:] = said.setdefault(name, list(lines))
+        said = app.__dict__.setdefault("house_constants", {}).setdefault(name, list(lines))
+        CHANGED["keep_constants"] += lines != said
+        lines[:] = said
 
 
 def drop_field_numbers(app, what, name, obj, options, lines) -> None:
-    """A named tuple's fields are documented where it is; Python's own "Alias for field number 0" says nothing."""
+    """A named tuple's fields are documented where it is; Python's own "Alias for field number 0" says nothing.
+
+    Works round Python 3.11 to 3.13.
+    """
     if lines and lines[0].startswith("Alias for field number"):
+        CHANGED["drop_field_numbers"] += 1
         lines.clear()
 
 
 def drop_kernel_scripts(app, pagename, templatename, context, doctree) -> None:
-    """Jupyter Book 1 puts the scripts for live kernels on every page, twice; this book has none to offer."""
+    """Jupyter Book puts the scripts for live kernels on every page, twice; this book has none to offer.
+
+    Works round Jupyter Book 1.0 and sphinx-thebe 0.3.
+    """
+    scripts = context["script_files"]
     context["script_files"] = [
         script
-        for script in context["script_files"]
+        for script in scripts
         if "thebe" not in str(getattr(script, "filename", "")).lower()
         and "THEBE" not in str(getattr(script, "attributes", {}).get("body", ""))
     ]
+    CHANGED["drop_kernel_scripts"] += len(scripts) - len(context["script_files"])
     if "body" in context:
         body = re.sub(
             r'<script type="text/x-thebe-config">.*?</script>', "", context["body"], flags=re.DOTALL
@@ -81,32 +108,60 @@ def mark_claims(app, pagename, templatename, context, doctree) -> None:
 
 
 def drop_unread_modules(app, env) -> None:
-    """The list of sources must not link to those that could not be read, such as a named tuple's methods."""
+    """The list of sources must not link to those that could not be read, such as a named tuple's methods.
+
+    Works round Sphinx 7.4.
+    """
     modules = getattr(env, "_viewcode_modules", {})
     for name in [name for name, read in modules.items() if not read]:
+        CHANGED["drop_unread_modules"] += 1
         del modules[name]
 
 
 def mend_markup(app, pagename, templatename, context, doctree) -> None:
-    """Two habits of Sphinx that trouble a screen reader: lists without terms, and a role that is no more."""
+    """Two habits that trouble a screen reader: lists without terms, and a role that is no more.
+
+    Works round Sphinx 7.4 and docutils 0.21.
+    """
     if "body" in context:
         body = context["body"].replace('role="doc-biblioentry"', 'role="listitem"')
+        CHANGED["mend_markup: role"] += body != context["body"]
         context["body"] = SIGNATURE.sub(
             lambda sig: re.sub(r"<(/?)d[ld]>", r"<\1div>", sig[0]).replace("<div>", '<div class="sig-line">'),
             body,
         )
+        CHANGED["mend_markup: lists"] += body != context["body"]
+
+
+def mark_chinese(app, pagename, templatename, context, doctree) -> None:
+    """A voice or a translator must know which words are Chinese: the page's own language is English."""
+    if "body" in context:
+        context["body"] = CHINESE.sub(
+            lambda run: run[0] if run[1] else f'<span lang="zh-Hans">{run[0]}</span>', context["body"]
+        )
 
 
 def link_own_names(app, env, node, contnode):
-    """Annotations say `Params` or `Task`: link them to where the kit defines them."""
+    """Annotations say `Params` or `Task`: link them to where the kit defines them.
+
+    Works round Sphinx 7.4, which looks in the annotated object's own module only.
+    """
     if node.get("refdomain") != "py":
         return None
     domain = env.get_domain("py")
     found = [name for name in domain.objects if name.endswith("." + node["reftarget"])]
     if len(found) != 1:
         return None
+    CHANGED["link_own_names"] += 1
     there = domain.objects[found[0]]
     return make_refnode(app.builder, node["refdoc"], there.docname, there.node_id, contnode, found[0])
+
+
+def keep_count(app, exception) -> None:
+    """Leave what the hooks changed beside the build's own notes; pages that were not written again counted before."""
+    notes = Path(app.doctreedir, "house.json")
+    before = json.loads(notes.read_text()) if notes.is_file() else {}
+    notes.write_text(json.dumps({name: before.get(name, 0) + n for name, n in CHANGED.items()}))
 
 
 def setup(app) -> dict[str, bool]:
@@ -119,4 +174,6 @@ def setup(app) -> dict[str, bool]:
     app.connect("html-page-context", mend_markup, priority=900)
     app.connect("html-page-context", drop_kernel_scripts, priority=900)
     app.connect("html-page-context", mark_claims, priority=900)
+    app.connect("html-page-context", mark_chinese, priority=900)
+    app.connect("build-finished", keep_count)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
