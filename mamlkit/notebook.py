@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -21,9 +22,10 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
     device.
 
     Seeds Python, NumPy and torch (the kit itself draws only from the generators it is given), fixes the
-    number of CPU threads, sets print options of four decimals, activates the house style and makes stored
-    pictures say what they show (`mamlkit.drawn`). Returns nothing, so that the cell stores one line. What is and what is not
-    bit-equal is on the page `reproducibility`.
+    number of CPU threads, sets print options of four decimals, draws figures in the page whatever MPLBACKEND
+    says, activates the house style and makes stored pictures say what they show (`mamlkit.drawn`). Returns
+    nothing, so that the cell stores one line. What is and what is not bit-equal is on the page
+    `reproducibility`.
 
     Args:
         seed: an integer from 0 to 2**32 - 1.
@@ -35,8 +37,14 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
 
     Raises:
         ValueError: the seed, the thread count or the device does not exist.
-        RuntimeError: the installed kit is not the version asked for.
+        RuntimeError: the installed kit is not the version asked for, or Python leaves `assert` out, with
+            which the exercises check answers.
     """
+    if not __debug__:
+        raise RuntimeError(
+            "Python runs with -O, so that assert checks nothing and every answer would pass; "
+            "unset PYTHONOPTIMIZE and start the kernel again"
+        )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} but NumPy takes 0 to {2**32 - 1}; choose one of these")
     if threads < 1:
@@ -56,6 +64,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
     torch.backends.cudnn.deterministic = True
     torch.set_printoptions(precision=4, linewidth=100)  # type: ignore[no-untyped-call]
     np.set_printoptions(precision=4, suppress=True, linewidth=100)
+    _draw_in_the_page()
     figures.use()
     _plain_pictures()
     print(f"mamlkit {installed} · torch {torch.__version__.split('+')[0]} · {where}")
@@ -70,6 +79,14 @@ def _device(name: str) -> str:
             f"device={name!r} is not usable here ({str(error).splitlines()[0]}); use 'cpu'"
         ) from error
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
+def _draw_in_the_page() -> None:
+    # MPLBACKEND=Agg in a shell's profile, usual on clusters, takes every figure out of a notebook without a word
+    if _in_notebook() and "inline" not in matplotlib.get_backend().lower():
+        from IPython import get_ipython
+
+        get_ipython().run_line_magic("matplotlib", "inline")
 
 
 def _plain_pictures() -> None:

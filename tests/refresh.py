@@ -12,10 +12,15 @@ Then it says what the gates will find in it.
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import re
+import shutil
 import sys
+import tempfile
 import time
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import gates
@@ -35,6 +40,15 @@ METADATA = {
     "language_info": {"name": "python"},
 }
 CELL_METADATA = ("mystnb", "slideshow", "tags")
+# What a kernel may take over from the shell that starts it: where things are, not how they are done.
+KEPT = re.compile(
+    r"PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|XDG_(CACHE_HOME|RUNTIME_DIR)|(LD|DYLD)_\w*PATH|(HTTPS?|NO|ALL)_PROXY"
+    r"|SSL_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|CC|CXX|CUDA_\w+|NVIDIA_\w+|MAMLKIT_\w+|PYTEST_\w+|OMP_WAIT_POLICY"
+    r"|TORCHINDUCTOR_CACHE_DIR"
+    # which of a processor's instructions to use: tests/portable.py sets these on purpose, the Makefile lets none in
+    r"|ATEN_CPU_CAPABILITY|MKL_CBWR|MKL_ENABLE_INSTRUCTIONS|ONEDNN_MAX_CPU_ISA",
+    re.IGNORECASE,
+)
 # A live view's name is random and needs a kernel; the interactive figures store HTML beside it.
 LIVE_ONLY = ("application/vnd.jupyter.widget-view+json",)
 
@@ -102,8 +116,8 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     """A copy with fresh outputs, run from top to bottom in `folder` by this very Python.
 
     Raises:
-        RefreshError: a cell failed, took too long or wrote to stderr, or an error that was announced did
-            not come.
+        RefreshError: a cell failed, took too long or wrote to stderr, or an error or a picture that was
+            announced did not come.
     """
     fresh = nbformat.from_dict(notebook)
     for cell in fresh.cells:
@@ -129,6 +143,11 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
         noise = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stderr")
         if noise:
             raise RefreshError(f"cell {position} wrote to stderr:\n{noise.strip()}")
+        wants = any(key in cell.metadata.get("mystnb", {}) for key in ("figure", "image"))
+        if wants and not any("image/png" in o.get("data", {}) for o in cell.outputs):
+            raise RefreshError(
+                f"cell {position} has a caption, but drew no picture; does it end with plt.show()?"
+            )
         announced = "raises-exception" in cell.metadata.get("tags", [])
         if announced and not any(o.output_type == "error" for o in cell.outputs):
             raise RefreshError(f"cell {position} is tagged raises-exception and raised nothing")
@@ -136,8 +155,26 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
 
 
 def kernel_environment() -> dict[str, str]:
-    """The environment of a kernel whose outputs are stored or compared: no progress bars, no colours."""
-    return {**os.environ, "TQDM_DISABLE": "1", "NO_COLOR": "1", "PYTHONHASHSEED": "0"}
+    """The environment of a kernel whose outputs are stored or compared, the same whoever starts it: this
+    folder's kit, figures in the page, no settings of the user's, no progress bars, no colours."""
+    (matplotlib,) = find_spec("matplotlib").submodule_search_locations
+    return {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)} | {
+        "IPYTHONDIR": _no_profile(),
+        "MATPLOTLIBRC": str(Path(matplotlib, "mpl-data", "matplotlibrc")),
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "NO_COLOR": "1",
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUTF8": "1",
+        "TQDM_DISABLE": "1",
+    }
+
+
+@cache
+def _no_profile() -> str:
+    folder = tempfile.mkdtemp(prefix="no-profile-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def refresh(path: Path) -> str:

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 
 import matplotlib.pyplot as plt
+import nbformat
 import numpy as np
 import pytest
+import refresh
 import torch
+from nbformat.v4 import new_code_cell, new_notebook
 
 import mamlkit
 from mamlkit import figures, notebook
@@ -68,3 +74,65 @@ def test_setup_refuses_what_does_not_exist(settings):
 def test_setup_says_so_when_there_is_no_gpu():
     with pytest.raises(ValueError, match="device='cuda' is not usable here"):
         notebook.setup(seed=0, device="cuda")
+
+
+FIRST = "from mamlkit import notebook\nnotebook.setup(seed=0)"
+DRAW = "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()"
+FIGURE = {"mystnb": {"figure": {"name": "fig-line", "caption": "A line, from nought to one."}}}
+
+
+def executed(folder, *sources):
+    """The outputs of cells, the last of which is a figure's."""
+    cells = [new_code_cell(source) for source in sources]
+    cells[-1].metadata = FIGURE
+    return [cell.outputs for cell in refresh.execute(new_notebook(cells=cells), folder).cells]
+
+
+def test_a_figure_is_drawn_in_the_page_whatever_the_shell_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        refresh,
+        "kernel_environment",
+        lambda: {**os.environ, "MPLBACKEND": "Agg", "PYTHONPATH": str(refresh.ROOT)},
+    )
+
+    outputs = executed(tmp_path, FIRST, DRAW)
+
+    assert ["image/png" in o.data for o in outputs[1]] == [True]
+
+
+def test_no_setting_of_the_users_reaches_a_kernel_whose_outputs_are_stored(tmp_path, monkeypatch):
+    profile = tmp_path / "profile_default"
+    (profile / "startup").mkdir(parents=True)
+    (profile / "startup" / "mine.py").write_text("print('mine')\nmine = 1")
+    (profile / "ipython_kernel_config.py").write_text("c.InteractiveShell.ast_node_interactivity = 'all'")
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9")
+    for name in ("IPYTHONDIR", "PYTHONPATH", "MATPLOTLIBRC"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name, value in {"MPLBACKEND": "Agg", "PYTHONOPTIMIZE": "1", "OMP_NUM_THREADS": "7"}.items():
+        monkeypatch.setenv(name, value)
+
+    asked = """import os, matplotlib
+1
+print(__debug__, 'mine' in dir(), os.environ.get('OMP_NUM_THREADS'), matplotlib.rcParams['lines.linewidth'])"""
+    outputs = executed(tmp_path / "profile_default", asked, DRAW)
+
+    assert [o.text for o in outputs[0]] == ["True False None 1.5\n"]
+    assert ["image/png" in o.data for o in outputs[1]] == [True]
+
+
+def test_a_chapter_that_lost_a_picture_is_not_written(tmp_path):
+    path = tmp_path / "a.ipynb"
+    cell = new_code_cell("x = 1", metadata=FIGURE)
+    path.write_text(nbformat.writes(new_notebook(cells=[cell])))
+    before = path.read_bytes()
+
+    with pytest.raises(refresh.RefreshError, match="cell 0 has a caption, but drew no picture"):
+        refresh.refresh(path)
+    assert path.read_bytes() == before
+
+
+def test_setup_refuses_a_python_in_which_assert_checks_nothing():
+    done = subprocess.run([sys.executable, "-O", "-c", FIRST], capture_output=True, text=True)
+
+    assert "RuntimeError: Python runs with -O" in done.stderr
+    assert "unset PYTHONOPTIMIZE" in done.stderr
