@@ -1,33 +1,46 @@
 # Two commands: `make book` builds the pages, `make test` proves everything in them.
 
 PYTHON ?= python3
-VENV   ?= .venv
-PY     := $(VENV)/bin/python
-PIP    := $(PY) -m pip --quiet --disable-pip-version-check
-NOTEBOOKS := $(wildcard book/*.ipynb)
-PAGES  := _build/html
+override PY := .venv/bin/python
+export PYTHON
+
+# What a shell has told Python, Jupyter, matplotlib, torch, pytest and git stays outside: no figure and no verdict may
+# depend on who types `make`. Proxies, certificates and where pip fetches from pass.
+FOREIGN := PYTHON% PYTEST% MPL% MATPLOTLIB% IPYTHON% JUPYTER_% NBVAL% SPHINX% MYPY% RUFF_% COVERAGE% COV_% TORCH% PYTORCH% \
+	ATEN_% OMP_% GOMP_% KMP_% MKL_% OPENBLAS_% BLIS_% NUMEXPR_% DNNL_% ONEDNN_% NUMPY_% NPY_% CUBLAS_% TQDM_% XLA_% JAX_% \
+	LC_% LANG LANGUAGE COLUMNS LINES FORCE_COLOR CLICOLOR% PY_COLORS CDPATH GREP_% VENV VIRTUAL_ENV BOOK_HTML BASH_FUNC_% \
+	GIT_DIR GIT_WORK_TREE GIT_INDEX_FILE SOURCE_DATE_EPOCH
+HARMLESS := PYTHON JUPYTER_CONFIG_DIR JUPYTER_TOKEN JUPYTER_RUNTIME_DIR TORCHINDUCTOR_CACHE_DIR
+unexport $(filter-out $(HARMLESS),$(filter $(FOREIGN),$(.VARIABLES)))
+export PYTHONUTF8 := 1
+
+ifneq (,$(findstring i,$(firstword -$(MAKEFLAGS))))
+$(error make -i goes on after a failure, so that nothing would be proved; leave it out)
+endif
 
 say = @printf '\n\033[1m==> %s\033[0m\n' "$(1)"
+pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
-.PHONY: help book test lab refresh mutants benchmark clean environment peers lint types unit notebooks site
+.NOTPARALLEL:
+.PHONY: help book test lab refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
-	@sed -n 's/^\([a-z]*\):.*## /\1 /p' $(MAKEFILE_LIST) | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1 /p' Makefile | while read -r name what; do printf '  make %-10s %s\n' "$$name" "$$what"; done
 	@printf '\nAnother Python: make book PYTHON=python3.12\n'
 
 book: environment  ## build the pages and print where to open them
-	$(call say,Building the pages; a warning is an error)
-	@$(VENV)/bin/jupyter-book build . -W -n --keep-going -q || { rm -rf _build/.doctrees; exit 1; }
-	@printf '\nThe book is ready. Open this in a browser:\n\n    file://%s/$(PAGES)/index.html\n\n' "$(CURDIR)"
+	@$(PY) .ci/tasks.py pages
 
 test: environment peers lint types unit notebooks site  ## prove everything: code, notebooks, pages
 	$(call say,Everything holds)
+	@$(PY) .ci/tasks.py skipped
 
-lab: environment  ## open the chapters in JupyterLab
+lab: environment  ## open your copies of the chapters, in work/, in JupyterLab (ONLY=book: the book's own; LAB=--option)
+	@$(if $(filter book,$(ONLY)),:,$(PY) .ci/tasks.py work)
 	$(call say,Starting JupyterLab; stop it with Ctrl-C)
-	@$(VENV)/bin/jupyter lab book
+	@$(PY) -m jupyterlab $(LAB) $(if $(filter book,$(ONLY)),book,work)
 
 refresh: environment  ## run the chapters and store their outputs (the only writer of outputs)
 	$(call say,Running the chapters and storing what they print)
@@ -37,66 +50,56 @@ mutants: environment peers  ## break MAML on purpose and watch the tests turn re
 	$(call say,Breaking MAML on purpose; each break must turn a test red)
 	@$(PY) tests/mutants.py
 
+portable: environment peers  ## run what the pages show as other machines would run it
+	$(call say,Other machines: fewer threads and older processors; what the page shows must hold)
+	@$(PY) tests/portable.py $(TURN)
+
+seeds: environment  ## run the chapters from other seeds: what they say must hold there too
+	$(call say,Other seeds)
+	@$(PY) tests/seeds.py $(ONLY)
+
 benchmark: environment  ## race the kit against its peers, side by side
 	$(call say,Installing the rivals)
-	@$(PIP) install -r tests/benchmarks/requirements.txt -c requirements.txt
+	@$(PY) -m pip --quiet --disable-pip-version-check install -r tests/benchmarks/requirements.txt -c requirements.txt
 	$(call say,Racing)
 	@$(PY) tests/benchmarks/run.py
 
-clean:  ## remove what was built, and the environment
-	rm -rf _build $(VENV) mamlkit.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find mamlkit tests book -name __pycache__ -type d -prune -exec rm -rf {} +
+clean: python  ## remove what was built, and the environment
+	@"$$PYTHON" -I .ci/tasks.py clean
 
-# The environment is reused until requirements.txt, pyproject.toml or the folder itself changes.
-environment:
-	@command -v $(PYTHON) >/dev/null 2>&1 || { \
-	  echo "No $(PYTHON) here: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3.12."; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "$$($(PYTHON) --version 2>&1) is too old, the book needs 3.11 or newer: install one, then name it with PYTHON=python3.12."; exit 1; }
-	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
-	  echo "This Python has no venv module: install it (on Debian and Ubuntu: apt install python3-venv), then run make again."; exit 1; }
-	@wanted="$$(cat requirements.txt pyproject.toml | cksum) $(CURDIR)"; \
-	if [ "$$(cat $(VENV)/.installed 2>/dev/null)" = "$$wanted" ] && $(PY) -c pass 2>/dev/null; then \
-	  printf '\033[1m==> %s\033[0m\n' "The environment in $(VENV) is up to date"; \
-	else \
-	  printf '\033[1m==> %s\033[0m\n' "Making the environment in $(VENV) with $$($(PYTHON) --version): $$(grep -c == requirements.txt) pinned packages, some minutes the first time"; \
-	  if $(PY) -c pass 2>/dev/null; then :; else $(PYTHON) -m venv --clear $(VENV); fi && \
-	  $(PIP) install -r requirements.txt && \
-	  $(PIP) install --no-deps --no-build-isolation --editable . && \
-	  echo "$$wanted" > $(VENV)/.installed; \
-	fi
+python:
+	@command -v "$$PYTHON" >/dev/null 2>&1 || { \
+	  echo "No $$PYTHON here: install Python 3.11 or newer, or name one with PYTHON=/path/to/python3.12."; exit 1; }
+	@"$$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$("$$PYTHON" --version 2>&1) is too old, the book needs 3.11 or newer: install one, then name it with PYTHON=python3.12."; exit 1; }
+
+environment: python
+	@"$$PYTHON" -I .ci/tasks.py environment
 
 peers: environment
-	@wanted="$$(cat tests/requirements.txt requirements.txt | cksum)"; \
-	if [ "$$(cat $(VENV)/.peers 2>/dev/null)" != "$$wanted" ]; then \
-	  printf '\n\033[1m==> %s\033[0m\n' "Installing what only the tests need"; missing=0; \
-	  for peer in $$(grep -v '^#' tests/requirements.txt); do \
-	    if $(PIP) install "$$peer" -c requirements.txt; then echo "installed $$peer"; \
-	    else missing=1; echo "NOT INSTALLED: $$peer; the tests that need it will be skipped, not passed"; fi; \
-	  done; \
-	  if [ $$missing = 0 ]; then echo "$$wanted" > $(VENV)/.peers; fi; \
-	fi
+	@"$$PYTHON" -I .ci/tasks.py peers
 
 lint: environment
 	$(call say,Style: ruff over kit and tests and notebooks)
-	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check mamlkit tests book/_ext
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check mamlkit tests book/_ext .ci
 	@$(PY) tests/refresh.py --check
 
 types: environment
 	$(call say,Types: mypy over the kit)
-	@$(VENV)/bin/mypy
+	@$(PY) -m mypy
+
+unit site: export SKIPPED := .pytest_cache/skipped
 
 unit: environment peers
 	$(call say,The kit: unit tests and the examples in its docstrings)
-	@$(PY) -m pytest -q tests mamlkit --doctest-modules --ignore=tests/test_site.py --ignore=tests/test_browser.py --ignore=tests/benchmarks
+	@rm -f $(SKIPPED)
+	$(pytest) tests mamlkit --doctest-modules --ignore=tests/test_site.py --ignore=tests/test_browser.py --ignore=tests/benchmarks
 
 notebooks: environment
 	$(call say,The chapters: every cell run again and compared with what the page shows)
-	@$(PY) -m pytest -q --nbval -n 2 --dist loadfile $(NOTEBOOKS)
+	$(pytest) --nbval -n 2 --dist loadfile $(wildcard book/*.ipynb)
 
 site: peers
-	$(call say,The site: built from nothing)
-	@rm -rf _build
-	@$(MAKE) --no-print-directory book
+	@$(PY) .ci/tasks.py pages --fresh
 	$(call say,The site: links and pictures; then in a real browser)
-	@$(PY) -m pytest -q tests/test_site.py tests/test_browser.py
+	$(pytest) tests/test_site.py tests/test_browser.py

@@ -1,5 +1,6 @@
 """What every test shares: modules beside the tests can be imported; pictures need no screen."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -7,3 +8,11 @@ import matplotlib
 
 matplotlib.use("agg")
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Keep why tests were skipped, one reason a line, for the last line of `make test`."""
+    if file := os.environ.get("SKIPPED"):
+        reports = terminalreporter.stats.get("skipped", [])
+        with Path(file).open("a", encoding="utf-8") as lines:
+            lines.writelines(f"{report.longrepr[2].removeprefix('Skipped: ')}\n" for report in reports)
