@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import nbformat
@@ -101,12 +102,13 @@ def test_a_figure_is_drawn_in_the_page_whatever_the_shell_says(tmp_path, monkeyp
 
 
 def test_no_setting_of_the_users_reaches_a_kernel_whose_outputs_are_stored(tmp_path, monkeypatch):
-    profile = tmp_path / "profile_default"
+    profile = tmp_path / ".ipython" / "profile_default"
     (profile / "startup").mkdir(parents=True)
     (profile / "startup" / "mine.py").write_text("print('mine')\nmine = 1")
     (profile / "ipython_kernel_config.py").write_text("c.InteractiveShell.ast_node_interactivity = 'all'")
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 9")
-    for name in ("IPYTHONDIR", "PYTHONPATH", "MATPLOTLIBRC"):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(Path("~/.cache").expanduser()))
+    for name in ("HOME", "PYTHONPATH", "MATPLOTLIBRC"):
         monkeypatch.setenv(name, str(tmp_path))
     for name, value in {"MPLBACKEND": "Agg", "PYTHONOPTIMIZE": "1", "OMP_NUM_THREADS": "7"}.items():
         monkeypatch.setenv(name, value)
@@ -114,7 +116,7 @@ def test_no_setting_of_the_users_reaches_a_kernel_whose_outputs_are_stored(tmp_p
     asked = """import os, matplotlib
 1
 print(__debug__, 'mine' in dir(), os.environ.get('OMP_NUM_THREADS'), matplotlib.rcParams['lines.linewidth'])"""
-    outputs = executed(tmp_path / "profile_default", asked, DRAW)
+    outputs = executed(profile, asked, DRAW)
 
     assert [o.text for o in outputs[0]] == ["True False None 1.5\n"]
     assert ["image/png" in o.data for o in outputs[1]] == [True]
