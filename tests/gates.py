@@ -11,7 +11,6 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import yaml
@@ -20,8 +19,6 @@ from nbformat import NotebookNode
 ROOT = Path(__file__).resolve().parent.parent
 
 LONGEST_CELL = 30  # lines
-MEDIAN_CELL = 8  # lines, of the cells that are no exercise
-CODE_CELLS = (12, 40)  # per chapter, exercises and solutions included
 EXERCISES = (3, 5)  # per chapter
 LARGEST_FILE = 1_500_000  # bytes
 
@@ -42,9 +39,11 @@ DIRECTIVE = re.compile(
     re.M,
 )
 NOT_YET, SOLVED = (
-    re.compile(r"^… (ex-[\w-]+): not yet \(", re.M),
+    re.compile(r"^… (ex-[\w-]+): not yet \((.*)\)$", re.M),
     re.compile(r"^✓ (ex-[\w-]+): solved$", re.M),
 )
+NO_ANSWER = "no answer so far"
+HUGE = 1e3  # no claim of this book needs a larger constant to compare with
 CARD = ("You will", "You need", "Reading", "Running", "Device")
 
 
@@ -60,6 +59,7 @@ def problems(notebook: NotebookNode, name: str, *, allowed: Mapping[tuple[str, s
         *_sizes(notebook),
         *_anatomy(notebook),
         *_exercises(notebook, name),
+        *_checks(notebook),
     ]
     return [f"{name}: {problem}" for problem in found]
 
@@ -147,16 +147,10 @@ def _figure(cell: NotebookNode) -> Iterator[str]:
 
 
 def _sizes(notebook: NotebookNode) -> Iterator[str]:
-    cells = [(i, len(cell.source.split("\n")), "exercise(" in cell.source) for i, cell in _code(notebook)]
-    for i, lines, _ in cells:
+    for i, cell in _code(notebook):
+        lines = len(cell.source.split("\n"))
         if lines > LONGEST_CELL:
             yield f"cell {i} has {lines} lines, {LONGEST_CELL} at most"
-    low, high = CODE_CELLS
-    if not low <= len(cells) <= high:
-        yield f"it has {len(cells)} code cells, {low} to {high} make a chapter"
-    middle = median([lines for _, lines, exercise in cells if not exercise] or [0])
-    if middle > MEDIAN_CELL:
-        yield f"the median code cell has {middle:g} lines, {MEDIAN_CELL} at most"
 
 
 def _anatomy(notebook: NotebookNode) -> Iterator[str]:
@@ -217,7 +211,10 @@ def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
     starts, ends = (sum(kind == k for kind, *_ in page) for k in ("solution-start", "solution-end"))
     if starts != ends:
         yield f"it has {starts} solution-start and {ends} solution-end"
-    said = [(i, bool(m), (m or n)[1]) for i, m, n in _verdicts(notebook)]
+    said = [
+        (i, "" if solved else unsolved[2], (solved or unsolved)[1])
+        for i, solved, unsolved in _verdicts(notebook)
+    ]
     for _, cell in _code(notebook):
         for label in re.findall(r"\bexercise\(\s*[\"']([^\"']+)", cell.source):
             if label not in asked:
@@ -229,15 +226,22 @@ def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
         start, body = solved[label]
         if not re.search(r"^:class:.*\bdropdown\b", body, re.M):
             yield f"cell {start}: the solution to {label} is not collapsed (:class: dropdown)"
-        mine = [(i, right) for i, right, of in said if of == label]
-        if not any(where < i < start and not right for i, right in mine):
+        mine = [(i, reason) for i, reason, of in said if of == label]
+        before, after = [m for m in mine if m[0] < start], [m for m in mine if m[0] > start]
+        if not any(where < i and reason for i, reason in before):
             yield f"{label}: between the exercise and its solution no cell prints 'not yet'"
-        if any(i < start and right for i, right in mine):
+        if any(not reason for _, reason in before):
             yield f"{label}: it is solved before its solution"
-        if not any(i > start and right for i, right in mine) or any(
-            i > start and not right for i, right in mine
-        ):
+        if not after or after[-1][1]:
             yield f"{label}: its solution does not print 'solved', so nothing shows that the check can pass"
+        if not any(
+            reason not in ("", NO_ANSWER) and "remove-cell" in tags(notebook.cells[i])
+            for i, reason in after[:-1]
+        ):
+            yield (
+                f"{label}: no cell tagged remove-cell in its solution gives a plausible wrong answer that the check "
+                "refuses, so nothing shows that the check can fail"
+            )
 
 
 def _with_next(matches: list[re.Match[str]], end: int) -> Iterator[tuple[re.Match[str], int]]:
@@ -250,6 +254,113 @@ def _verdicts(notebook: NotebookNode) -> Iterator[tuple[int, Any, Any]]:
             solved, not_yet = SOLVED.match(line), NOT_YET.match(line)
             if solved or not_yet:
                 yield i, solved, not_yet
+
+
+def _checks(notebook: NotebookNode) -> Iterator[str]:
+    """Claims and exercises' checks that can't fail, and ticks that no claim printed."""
+    trees = {
+        i: ast.parse(
+            "\n".join("pass" if re.match("[%!]", line) else line for line in cell.source.split("\n"))
+        )
+        for i, cell in _code(notebook)
+    }
+    functions = [
+        node
+        for tree in trees.values()
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.Lambda))
+    ]
+    # a function that claims, so that a call of it prints ticks too
+    claiming = {f.name for f in functions if isinstance(f, ast.FunctionDef) and list(_calls(f))}
+    for i, tree in trees.items():
+        calls = list(_calls(tree))
+        for call in calls:
+            name, condition = call.func.id, call.args[1] if len(call.args) == 2 else None
+            if condition is None or any(isinstance(a, ast.Starred) for a in call.args):
+                yield f"cell {i}: {name} wants two arguments by position, so that the second can be read here"
+                continue
+            bodies = [condition]
+            if name == "exercise":
+                bodies = [condition.body] if isinstance(condition, ast.Lambda) else []
+                if isinstance(condition, ast.Name):
+                    bodies = [f for f in functions if getattr(f, "name", "") == condition.id]
+            for body in bodies:
+                yield from (
+                    f"cell {i}: the check of {name}({ast.unparse(call.args[0])}) {why}"
+                    for why in _vacuous(body)
+                )
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and "✓" in node.value:
+                yield f"cell {i} writes a tick by itself; write claim('what holds', condition)"
+        lines = [line for line in stdout(notebook.cells[i]).split("\n") if re.match("✓ |… ex-", line)]
+        inside = [
+            node
+            for node in ast.walk(tree)
+            if isinstance(
+                node, (ast.For, ast.While, ast.FunctionDef, ast.If, ast.Try, ast.ListComp, ast.GeneratorExp)
+            )
+        ]
+        repeated = {id(call) for node in inside for call in _calls(node)}
+        once = sum(id(call) not in repeated for call in calls)
+        helpers = any(isinstance(n, ast.Name) and n.id in claiming for n in ast.walk(tree))
+        if len(lines) < once or (len(lines) > once and not repeated and not helpers):
+            yield f"cell {i} prints {len(lines)} verdicts, but claims and exercises are called {once} times"
+
+
+def _calls(tree: ast.AST) -> Iterator[Any]:
+    for node in ast.walk(tree):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("claim", "exercise")
+        ):
+            yield node
+
+
+def _vacuous(check: ast.AST) -> Iterator[str]:
+    """Why a condition, or a function that is one, can't fail or can't be trusted to."""
+    names = [node for node in ast.walk(check) if isinstance(node, (ast.Name, ast.Call))]
+    if isinstance(check, ast.Constant) or (not names and not isinstance(check, ast.FunctionDef)):
+        yield "looks at nothing that was computed"
+    if isinstance(check, ast.FunctionDef):
+        simple = [
+            s for s in check.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+        ]
+        if isinstance(simple[0], ast.Return) and isinstance(simple[0].value, ast.Constant):
+            yield f"returns {ast.unparse(simple[0].value)} whatever the answer is"
+        elif not any(isinstance(s, (ast.If, ast.For, ast.While, ast.Try)) for s in ast.walk(check)) and all(
+            isinstance(r.value, ast.Constant) for r in ast.walk(check) if isinstance(r, ast.Return)
+        ):
+            yield "returns the same whatever the answer is"
+        if any(isinstance(node, ast.Assert) for node in ast.walk(check)):
+            yield "uses assert, which python -O leaves out; return the condition"
+    for node in ast.walk(check):
+        if isinstance(node, ast.BoolOp) and any(
+            isinstance(v, ast.Constant) and v.value is not None for v in node.values
+        ):
+            yield f"has a constant beside {'or' if isinstance(node.op, ast.Or) else 'and'}: {ast.unparse(node)!r}"
+        if isinstance(node, ast.Compare):
+            sides = [node.left, *node.comparators]
+            if not any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(node)):
+                yield f"compares constants: {ast.unparse(node)!r}"
+            for left, op, right in zip(sides, node.ops, sides[1:], strict=False):
+                less, more = (left, right) if isinstance(op, (ast.Lt, ast.LtE)) else (right, left)
+                easy = isinstance(op, (ast.Lt, ast.LtE, ast.Gt, ast.GtE)) and (
+                    _value(more) > HUGE or _value(less) < -HUGE
+                )
+                if easy:
+                    yield f"compares with a number that hardly any other reaches: {ast.unparse(node)!r}"
+
+
+def _value(node: ast.expr) -> float:
+    """What a constant expression is, 0 for everything else."""
+    if any(isinstance(part, (ast.Name, ast.Call)) for part in ast.walk(node)):
+        return 0.0
+    try:
+        value = eval(compile(ast.Expression(node), "", "eval"), {"__builtins__": {}})
+    except (TypeError, ZeroDivisionError):
+        return 0.0
+    return float(value) if isinstance(value, (int, float)) else 0.0
 
 
 def allow_list(text: str) -> dict[tuple[str, str], str]:

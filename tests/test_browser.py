@@ -92,6 +92,8 @@ def interactive_figures(seen: Visit) -> playwright.Locator:
 def test_a_page_is_quiet_without_a_network(visit, name):
     seen = visit(name)
 
+    wrong = seen.page.locator("mjx-merror, [data-mjx-error]")
+    assert [formula.text_content() for formula in wrong.all()] == []
     assert seen.complaints == []
 
 
