@@ -202,6 +202,41 @@ def test_the_step_size_decides_whether_gradient_descent_converges(
     assert last == pytest.approx(2 * abs(1 - 2 * step_size) ** 12)
 
 
+# As much of a page as a figure asks for when it draws itself where nobody looks.
+PAGE = """
+const node = (tag) => ({
+  tag, style: { setProperty() {} }, kept: {}, children: [], addEventListener() {}, classList: { add() {} },
+  setAttribute(key, value) { this.kept[key] = String(value); },
+  append(...more) { this.children.push(...more); },
+  replaceChildren(...all) { this.children = all; },
+});
+globalThis.document = { createElement: node, createElementNS: (_, tag) => node(tag) };
+const drawn = (state) => {
+  const el = node("div");
+  render({ model: { get: (k) => state[k], set() {}, on() {}, save_changes() {} }, el });
+  const paths = [];
+  const walk = (n) => { if (n && n.kept?.d) paths.push(n.kept.d); for (const c of n?.children ?? []) walk(c); };
+  walk(el);
+  return paths.map((d) => d.slice(1).split("L").map((xy) => xy.split(" ").map(Number)));
+};
+"""
+
+
+def test_what_gradient_descent_draws_is_the_parabola_and_the_common_logarithm(
+    javascript: Callable[..., Any],
+) -> None:
+    figure = widgets.gradient_descent(step_size=0.3, start=2.0)
+    state = {"settings": figure.settings, **{name: getattr(figure, name) for name in figure.reader_state}}
+    drawn = javascript(
+        f"(() => {{ {PAGE}; return drawn({json.dumps(state)}); }})()", "page.js", "gradient_descent.js"
+    )
+    curve, _, _, decay = (np.array(line)[:, 1] for line in drawn)  # how far down, of 420
+
+    parabola, logarithms = np.linspace(-2.6, 2.6, 81) ** 2, np.log10(2 * 0.4 ** np.arange(13))
+    np.testing.assert_allclose(curve, 420 * (6.25 - parabola) / (6.25 + 0.4), atol=0.02)
+    np.testing.assert_allclose(decay, 420 * (2 - logarithms) / (2 + 4), atol=0.02)
+
+
 class _Nesting(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
