@@ -62,6 +62,7 @@ def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
                 f"integer y is labels, int64 of shape (n,), got {batch.y.dtype} {tuple(batch.y.shape)}; else use y.float()"
             )
         # By default torch leaves out labels of -100 without a word.
+        # torch would leave out every label of -100; here none is
         return F.cross_entropy(predictions, batch.y, ignore_index=-(2**31))
     if predictions.shape != batch.y.shape:
         raise ValueError(

@@ -482,6 +482,10 @@ class _Bare(ast.NodeTransformer):
         return self._without_docstring(node)
 
     def _without_docstring(self, node: Any) -> Any:
+        # the check of what a call was given stands before the algorithm, not in it
+        node.decorator_list = [
+            d for d in node.decorator_list if not (isinstance(d, ast.Name) and d.id == "checked")
+        ]
         if ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:]
         self.generic_visit(node)

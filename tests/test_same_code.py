@@ -9,7 +9,7 @@ import refresh
 
 CHAPTERS = refresh.chapters()
 SHOWN = """
-algorithms.imaml._check_strength algorithms.imaml.adapt algorithms.imaml.task_loss algorithms.maml.adapt
+algorithms.imaml.adapt algorithms.imaml.task_loss algorithms.maml.adapt
 algorithms.reptile.adapt algorithms.reptile.task_loss gradients._ratio gradients.axpy gradients.conjugate_gradient
 gradients.dot gradients.hvp gradients.with_gradient meta._task_gradient meta.batch_loss meta.inductive_accuracy
 meta.meta_gradient meta.meta_step meta.predict meta.query_loss models.in_bfloat16 sampling.draw_sinusoids
