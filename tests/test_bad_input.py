@@ -41,7 +41,7 @@ def tensors(part: str) -> dict[str, object]:
 
 def labels(part: str) -> dict[str, object]:
     bad = {
-        "-100": lambda y: y - 100, "-1": lambda y: y - 1, "n_way": lambda y: y + 1,
+        "-100": lambda y: y * 0 - 100, "-1": lambda y: y - 1, "n_way": lambda y: y + 1,
         "one-hot": lambda y: nn.functional.one_hot(y),
         "float one-hot": lambda y: nn.functional.one_hot(y, 4).float(), "column": lambda y: y[..., None],
         "int32": lambda y: y.int(),
@@ -115,8 +115,8 @@ CALLS = [
     (meta.meta_gradient, "task_loss params tasks", {}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK,
         "chunk_size": CHUNK}),
     (meta.meta_gradient, "task_loss params tasks", {"chunk_size": 1}, {"task_loss": LOSS, "params": PARAMS, "tasks": STACK}),
-    (meta.meta_step, "task_loss params tasks meta_optimizer", {}, {"meta_optimizer": [None, "Adam", torch.optim.SGD, torch.optim.SGD([torch.ones(1)])],
-        "chunk_size": CHUNK}),
+    (meta.meta_step, "task_loss params tasks meta_optimizer", {}, {
+        "meta_optimizer": [None, "Adam", torch.optim.SGD([torch.ones(1)])], "chunk_size": CHUNK}),
     (meta.evaluate, "model adapt params tasks", {}, {"metric": FUNCTION, "tasks": STACK, "chunk_size": CHUNK}),
     (meta.evaluate, "model adapt params tasks", {"metric": meta.accuracy, "chunk_size": 1}, {"tasks": STACK}),
     (meta.inductive_accuracy, "model adapt params tasks", {}, {"tasks": STACK, "chunk_size": CHUNK}),
