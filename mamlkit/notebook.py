@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
@@ -32,7 +33,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
         device: where the chapter computes, as torch writes it. Only checked and printed: tensors are moved
             by the chapter.
         threads: CPU threads for torch, at least 1. Sums are taken in another order with another number, so
-            results can differ in the last digits.
+            results can differ in the last digits. The environment variable MAMLKIT_THREADS stands in for it.
         kit: the version the page was written for, as `"0.1"` for any 0.1.x.
 
     Raises:
@@ -47,6 +48,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} but NumPy takes 0 to {2**32 - 1}; choose one of these")
+    threads = int(os.environ.get("MAMLKIT_THREADS", threads))
     if threads < 1:
         raise ValueError(f"threads={threads} but torch needs at least 1; leave it at 2")
     installed = mamlkit.__version__

@@ -24,6 +24,7 @@ import numpy as np
 from comparison import ORDINARY, Tolerance, outputs_difference, text_difference, tolerances
 from nbval.kernel import RunningKernel
 from PIL import Image, ImageFilter
+from refresh import kernel_environment
 
 from mamlkit.drawn import KEYWORD
 
@@ -138,7 +139,9 @@ def pytest_configure(config):
     """Settings that every second run needs, so that `pytest --nbval book/*.ipynb` is the whole command."""
     if not getattr(config.option, "nbval", False):
         return
-    os.environ.update(TQDM_DISABLE="1", NO_COLOR="1", PYTHONHASHSEED="0")
+    settings = kernel_environment()  # nothing of the user's may change an output
+    os.environ.clear()
+    os.environ.update(settings)
     config.option.nbval_current_env = True
     if config.option.nbval_sanitize_with is None:
         config.option.nbval_sanitize_with = str(Path(__file__).with_name("sanitize.cfg"))
