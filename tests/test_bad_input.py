@@ -6,15 +6,19 @@ import linecache
 import math
 import re
 from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pytest
 import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from mamlkit import checks, figures, gradients, meta, models, sampling
+from mamlkit import checks, datasets, figures, gradients, meta, models, records, sampling, training
 from mamlkit.algorithms import imaml, maml, reptile
 from mamlkit.tasks import Batch, Task
 
@@ -232,3 +236,45 @@ def test_every_malformed_call_is_refused_in_words_and_changes_nothing(capsys) ->
     print(f"{len(judgements)} malformed calls:", dict(counts))
     assert not bad, "\n".join(bad)
     assert len(judgements) >= 433
+
+
+BY_WORDS = Path(__file__).with_name("bad_calls.txt").read_text(encoding="utf-8").splitlines()
+ROWS = [tuple(line.split(" | ")) for line in BY_WORDS if line and not line.startswith("#")]
+
+
+def names_of_the_table(tmp_path: Path) -> dict[str, object]:
+    """What the calls in `bad_calls.txt` use: a good call of `meta_train`, a good record, and what they are made of."""
+    model = models.mlp([1, 4, 1])
+    params, now = models.initial_params(model), datetime.now(UTC)
+    task_loss = partial(meta.query_loss, model, partial(maml.adapt, model, inner_lr=0.01, inner_steps=1))
+
+    def sample(generator, n=4):
+        return sampling.sinusoid_tasks(n, k_shot=2, k_query=2, generator=generator)
+
+    def train(**changes):
+        settings = {"task_loss": task_loss, "params": params, "sample_tasks": sample, "meta_steps": 2}
+        settings |= {"meta_optimizer": partial(torch.optim.Adam, lr=0.01), "progress": False}
+        return training.meta_train(**{**settings, "generator": torch.Generator().manual_seed(0), **changes})
+
+    where = records.Provenance("0" * 40, True, "a.py", "ab" * 32, "1", "3", "2", None, "cpu", "float32",
+                               "2026-01-31T12:00:00+00:00", 1.0)  # fmt: skip
+    good = {"experiment": "omniglot", "config": {}, "metrics": {"loss": 0.5}, "provenance": where}
+    collected = {"device": "cpu", "dtype": torch.float32, "started": now}
+    return {
+        **vars(models), **vars(training), **vars(records), "glyphs": datasets.glyphs,
+        "omniglot": datasets.omniglot, "tmp_path": tmp_path, "torch": torch,
+        "math": math, "replace": replace, "datetime": datetime, "model": model, "params": params,
+        "task_loss": task_loss, "sample": sample, "seeds": lambda n: training.stack_seeds([params] * n), "train": train,
+        "NOW": now, "WHERE": where, "RECORD": records.Record(**good), "record": lambda **c: records.Record(**{**good, **c}),
+        "collect": lambda **c: records.provenance(__file__, **{**collected, **c}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "what", "call", "words"), ROWS, ids=[f"{row[0]}-{row[1]}" for row in ROWS]
+)
+def test_a_malformed_run_record_or_data_set_is_refused_in_these_words(
+    module, what, call, words, tmp_path
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=words):
+        eval(call, names_of_the_table(tmp_path))
