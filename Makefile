@@ -93,7 +93,7 @@ unit site: export SKIPPED := .pytest_cache/skipped
 unit: environment peers
 	$(call say,The kit: unit tests and the examples in its docstrings)
 	@rm -f $(SKIPPED)
-	$(pytest) tests mamlkit --doctest-modules --ignore=tests/test_site.py --ignore=tests/test_browser.py --ignore=tests/benchmarks
+	$(pytest) -n 2 --dist loadfile tests mamlkit --doctest-modules --ignore=tests/test_site.py --ignore=tests/test_browser.py --ignore=tests/benchmarks
 
 notebooks: environment
 	$(call say,The chapters: every cell run again and compared with what the page shows)

@@ -7,6 +7,7 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("agg")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two processes share two cores
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
