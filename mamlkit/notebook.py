@@ -33,11 +33,11 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
         device: where the chapter computes, as torch writes it. Only checked and printed: tensors are moved
             by the chapter.
         threads: CPU threads for torch, at least 1. Sums are taken in another order with another number, so
-            results can differ in the last digits. The environment variable MAMLKIT_THREADS stands in for it.
+            results can differ in the last digits. The environment variable `MAMLKIT_THREADS` stands in for it.
         kit: the version the page was written for, as `"0.1"` for any 0.1.x.
 
     Raises:
-        ValueError: the seed, the thread count or the device does not exist.
+        ValueError: the seed, the thread count (here or in `MAMLKIT_THREADS`) or the device does not exist.
         RuntimeError: the installed kit is not the version asked for, or Python leaves `assert` out, with
             which the exercises check answers.
     """
@@ -48,7 +48,6 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
         )
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed={seed} but NumPy takes 0 to {2**32 - 1}; choose one of these")
-    threads = int(os.environ.get("MAMLKIT_THREADS", threads))
     if threads < 1:
         raise ValueError(f"threads={threads} but torch needs at least 1; leave it at 2")
     installed = mamlkit.__version__
@@ -61,7 +60,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002, for the reader's own use of the global generator
     torch.manual_seed(seed)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(_threads(threads))
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
     torch.set_printoptions(precision=4, linewidth=100)  # type: ignore[no-untyped-call]
@@ -70,6 +69,13 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
     figures.use()
     _plain_pictures()
     print(f"mamlkit {installed} · torch {torch.__version__.split('+')[0]} · {where}")
+
+
+def _threads(wanted: int) -> int:
+    told = os.environ.get("MAMLKIT_THREADS", "")
+    if told and not (told.isdecimal() and int(told) > 0):
+        raise ValueError(f"MAMLKIT_THREADS={told!r} is no number of threads; unset it, or set 1 or more")
+    return int(told or wanted)
 
 
 def _device(name: str) -> str:

@@ -1,14 +1,12 @@
-"""Run the chapters as other machines would run them: what the pages show must hold there too.
+"""Run the chapters as other machines would: older processors' instructions, one thread or two.
 
-    python tests/portable.py              every setting
-    python tests/portable.py default-1    these settings
-    python tests/portable.py --turn       one of them, another one after each commit
-    python tests/portable.py --list
+    python tests/portable.py                 every setting
+    python tests/portable.py default-1       these settings
+    python tests/portable.py --turn          one setting, another one with every commit
 
-A setting is a set of vector instructions and a number of threads. PyTorch, oneDNN and MKL each choose their instructions by
-themselves, so each is told; compiled code is kept apart, because torch's cache does not ask which instructions it was made with.
-Chapters are compared as in `make notebooks`. The commit's own setting, nothing told and the chapters' own threads, is not here:
-that is `make notebooks`.
+A setting is named by its instructions (`native`, `avx2`, `default`: no vector instructions beyond those that
+all have) and its threads. Each keeps the compiled code of its own, because code compiled for one processor is wrong
+on another. What differs from the page is printed; the exit status is 1 if anything does.
 """
 
 from __future__ import annotations
@@ -23,88 +21,86 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+# for torch and its compiler, for MKL's products, and for oneDNN's convolutions
 INSTRUCTIONS = {
-    "own": {},
-    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"},
-    "default": {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"},
+    "native": {},
+    "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+    "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
 SETTINGS = {
-    f"{name}-{threads}": {**told, "MAMLKIT_THREADS": str(threads)}
-    for name, told in INSTRUCTIONS.items()
+    f"{name}-{threads}": {**environment, "MAMLKIT_THREADS": str(threads)}
+    for name, environment in INSTRUCTIONS.items()
     for threads in (1, 2)
 }
+VARIABLES = {variable for environment in SETTINGS.values() for variable in environment}
 
 
-def run(setting: str, chapters: list[Path]) -> tuple[int, str, float]:
-    """pytest's exit code, its last line, and the seconds it took."""
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as cache:
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "--nbval",
-            "-n",
-            "2",
-            "--dist",
-            "loadfile",
-            "-p",
-            "no:cacheprovider",
-        ]
-        environment = {**os.environ, **SETTINGS[setting], "TORCHINDUCTOR_CACHE_DIR": cache}
-        done = subprocess.run(
-            [*command, *map(str, chapters)],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            capture_output=True,
-            check=False,
-        )
-    if done.returncode:
-        print(done.stdout[-20_000:], done.stderr[-4_000:], sep="\n", flush=True)
-    return done.returncode, (done.stdout.strip().splitlines() or ["nothing"])[-1], time.monotonic() - began
+def environment(name: str, folder: str) -> dict[str, str]:
+    """The environment of one setting; its compiled code lies in `folder`, or in a folder beside the reader's
+    own."""
+    outside = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", folder)) / name.partition("-")[0]
+    return {**outside, **SETTINGS[name], "TORCHINDUCTOR_CACHE_DIR": str(cache)}
 
 
-def in_turn() -> str:
-    """The setting of this commit."""
-    count = subprocess.run(
-        ["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
+def in_turn(n_commits: int) -> str:
+    """The setting whose turn it is after so many commits."""
+    return list(SETTINGS)[n_commits % len(SETTINGS)]
+
+
+def run(name: str, chapters: list[str], folder: str) -> tuple[str, bool]:
+    """Run the chapters once; a line of the table, and whether every cell agreed."""
+    print(f"\n{name}: running", flush=True)
+    start = time.perf_counter()
+    pytest = (sys.executable, "-m", "pytest", "-q", "--nbval", "-n", "2", "--dist", "loadfile")
+    done = subprocess.run(
+        [*pytest, *chapters],
+        cwd=ROOT,
+        env=environment(name, folder),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
     )
-    return list(SETTINGS)[int(count.stdout or 0) % len(SETTINGS)]
+    if done.returncode:
+        print(done.stdout, flush=True)
+    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error)", done.stdout[-300:])}
+    good = done.returncode == 0 and counts.get("passed", 0) > 0
+    red = counts.get("failed", 0) + counts.get("error", 0)
+    seconds = time.perf_counter() - start
+    return (
+        f"{name:10s} {seconds:7.0f} {counts.get('passed', 0):7d} {red:7d}  {'holds' if good else 'DIFFERS'}",
+        good,
+    )
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"{', '.join(SETTINGS)}; default: all")
-    parser.add_argument("--turn", action="store_true", help="one setting, by the number of commits")
-    parser.add_argument("--list", action="store_true", help="name the settings and stop")
     parser.add_argument(
-        "--only", action="append", default=[], metavar="CHAPTER", help="these chapters, by name"
+        "names", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)} (default: all)"
     )
-    options = parser.parse_args()
-    chosen = options.settings or ([in_turn()] if options.turn else list(SETTINGS))
-    if unknown := set(chosen) - set(SETTINGS):
-        parser.error(f"no setting is called {', '.join(sorted(unknown))}; there are {', '.join(SETTINGS)}")
-    if options.list:
-        print("\n".join(f"{name:10} {told}" for name, told in SETTINGS.items()))
-        return 0
-    chapters = [ROOT / "book" / f"{name}.ipynb" for name in options.only] or sorted(
-        (ROOT / "book").glob("*.ipynb")
+    parser.add_argument("--turn", action="store_true", help="only the setting whose turn it is")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="CHAPTER", help="run only this chapter"
     )
-    failed = 0
-    for setting in chosen:
-        code, said, seconds = run(setting, chapters)
-        failed += code != 0
-        counts = ", ".join(re.findall(r"\d+ (?:passed|failed|error|skipped)\w*", said)) or said
-        print(
-            f"{setting:10} {seconds:5.0f} s  {'held' if code == 0 else 'DID NOT HOLD':12}  {counts}",
-            flush=True,
+    options = parser.parse_args(arguments)
+    if unknown := [name for name in options.names if name not in SETTINGS]:
+        parser.error(f"no setting is called {unknown[0]!r}; there are {', '.join(SETTINGS)}")
+    names = options.names or list(SETTINGS)
+    if options.turn:
+        count = subprocess.run(
+            ["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
         )
-    print(f"settings: {len(chosen) - failed} passed, {failed} failed")
-    return int(failed > 0)
+        names = [in_turn(int(count.stdout) if count.returncode == 0 else int(time.time()) // 86_400)]
+    chapters = [str(ROOT / "book" / f"{Path(name).stem}.ipynb") for name in options.only]
+    chapters = chapters or sorted(map(str, (ROOT / "book").glob("*.ipynb")))
+    with tempfile.TemporaryDirectory() as folder:
+        rows = [run(name, chapters, folder) for name in names]
+    print("\nsetting    seconds  passed  failed", *(row for row, _ in rows), sep="\n", flush=True)
+    return 0 if all(good for _, good in rows) else 1
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pictures
+import portable
 import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_notebook, new_output
@@ -286,6 +287,13 @@ DRAW = (
 )
 
 
+def hook(folder: Path) -> None:
+    """Let pytest compare the notebooks of a folder as it compares the book's."""
+    hooks = (refresh.BOOK / "conftest.py").read_text(encoding="utf-8")
+    (folder / "conftest.py").write_text(f"import sys\n\nsys.path.insert(0, {str(TESTS)!r})\n" + hooks)
+    (folder / "pytest.ini").write_text("[pytest]\n")
+
+
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory) -> dict[str, list[str]]:
     """What the second run said of each small notebook: one pytest over all of them."""
@@ -304,9 +312,7 @@ def verdicts(tmp_path_factory) -> dict[str, list[str]]:
     notebooks["raising"].cells[1].source += "\nraise ValueError"
     for name, notebook in notebooks.items():
         (folder / f"{name}.ipynb").write_text(refresh.text(notebook), encoding="utf-8")
-    hooks = (TESTS.parent / "book/conftest.py").read_text(encoding="utf-8")
-    (folder / "conftest.py").write_text(f"import sys\n\nsys.path.insert(0, {str(TESTS)!r})\n" + hooks)
-    (folder / "pytest.ini").write_text("[pytest]\n")
+    hook(folder)
     subprocess.run(
         [*(sys.executable, "-m", "pytest", "-q", "--nbval", "-p", "no:cacheprovider"), "--junitxml=it.xml"],
         cwd=folder,
@@ -339,3 +345,39 @@ def test_a_sound_notebook_passes_the_second_run_and_so_does_one_that_was_rounded
 @pytest.mark.parametrize("defect", FOUND)
 def test_the_second_run_finds_what_no_longer_holds_and_says_it(verdicts, defect):
     assert FOUND[defect] in "\n".join(verdicts[defect])
+
+
+# --- on other machines
+
+
+def test_a_setting_takes_over_nothing_from_another_and_compiles_for_itself(monkeypatch):
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "mine")
+    found = {name: portable.environment(name, "folder") for name in portable.SETTINGS}
+
+    assert "ATEN_CPU_CAPABILITY" not in found["native-1"]
+    assert found["default-2"]["ATEN_CPU_CAPABILITY"] == "default"
+    assert [found[name]["MAMLKIT_THREADS"] for name in ("avx2-1", "avx2-2")] == ["1", "2"]
+    caches = {Path(environment["TORCHINDUCTOR_CACHE_DIR"]) for environment in found.values()}
+    assert caches == {Path("mine", instructions) for instructions in portable.INSTRUCTIONS}
+
+
+def test_every_setting_has_its_turn():
+    turns = [portable.in_turn(n) for n in range(12)]
+
+    assert set(turns[:6]) == set(turns[6:]) == set(portable.SETTINGS)
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_the_table_says_which_setting_differs(tmp_path, sound, capsys):
+    notebook = new_notebook(cells=[new_code_cell("import torch\nprint(torch.get_num_threads() > 0)")])
+    notebook = refresh.normalised(refresh.execute(notebook, tmp_path))
+    notebook.cells[0].outputs[0].text = f"{sound}\n"
+    (tmp_path / "tiny.ipynb").write_text(refresh.text(notebook), encoding="utf-8")
+    hook(tmp_path)
+
+    row, good = portable.run("default-1", [str(tmp_path / "tiny.ipynb")], str(tmp_path))
+
+    assert good == sound
+    assert row.endswith("holds" if sound else "DIFFERS")
+    assert ("'False' is now 'True'" in capsys.readouterr().out) != sound

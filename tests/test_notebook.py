@@ -138,3 +138,19 @@ def test_setup_refuses_a_python_in_which_assert_checks_nothing():
 
     assert "RuntimeError: Python runs with -O" in done.stderr
     assert "unset PYTHONOPTIMIZE" in done.stderr
+
+
+@pytest.mark.parametrize(("told", "threads"), [("1", 1), ("3", 3), ("", 2)])
+def test_a_machine_may_set_another_number_of_threads(monkeypatch, told, threads):
+    monkeypatch.setenv("MAMLKIT_THREADS", told)
+
+    notebook.setup(seed=0, threads=2)
+
+    assert torch.get_num_threads() == threads
+
+
+def test_a_number_of_threads_that_is_none_is_refused(monkeypatch):
+    monkeypatch.setenv("MAMLKIT_THREADS", "many")
+
+    with pytest.raises(ValueError, match="MAMLKIT_THREADS='many' is no number"):
+        notebook.setup(seed=0)
