@@ -32,7 +32,17 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 SHARE, WORKERS, PATIENCE = 30, 2, 900  # mutants a run, processes side by side, seconds for one mutant
 # what tests the book, its gates, a browser or the race, and not the kit
-OTHERS = ("site", "browser", "interactive", "gates", "hygiene", "same_code", "benchmark")
+OTHERS = (
+    "site",
+    "browser",
+    "interactive",
+    "gates",
+    "hygiene",
+    "same_code",
+    "benchmark",
+    "comparison",
+    "environment",
+)
 SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled")
 
 
