@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from functools import partial
 
 import pytest
@@ -111,3 +112,16 @@ def test_only_the_named_part_moves_and_all_get_a_meta_gradient(first_order: bool
     task = Task(*(Batch(b.x[None], b.y[None]) for b in (support, support)))
     _, gradients = meta_gradient(partial(query_loss, model, adapt), params, task)
     assert all(g.abs().max() > 0 for g in gradients.values())
+
+
+def test_only_asks_how_a_name_starts() -> None:
+    _, _, support = problem()
+    model = nn.Sequential(OrderedDict(first=nn.Linear(2, 3), after_first=nn.Linear(3, 3))).double()
+    params = initial_params(model)
+
+    adapted = maml.adapt(model, params, support, inner_lr=0.3, inner_steps=1, only="first")
+
+    assert {name for name in params if not torch.equal(adapted[name], params[name])} == {
+        "first.weight",
+        "first.bias",
+    }
