@@ -29,6 +29,7 @@ from refresh import kernel_environment
 from mamlkit.drawn import KEYWORD
 
 MOVED = 0.005  # of the axes, between two places of one point: about two pixels
+RATIO = 0.02  # of a value along a logarithmic axis, where that is less
 LABELS = 0.03  # of the axes, between two places of a label or arrow, which move when numbers get wider
 SHADE = 0.06  # of full contrast, between two blurred pictures at one place
 SHARE = 0.004  # of the places may differ by more
@@ -81,13 +82,15 @@ def _content_difference(stored: dict, drawn: dict, allowed: Tolerance) -> str | 
 
 
 def _axes_difference(stored: dict, drawn: dict, allowed: Tolerance) -> str | None:
-    room = max(MOVED, float(allowed.axes))
     if stored["scales"] != drawn["scales"]:
         return f"the scales {stored['scales']} are now {drawn['scales']}"
+    rooms = []
     for name, scale, i in (("x", stored["scales"][0], 0), ("y", stored["scales"][1], 2)):
         ends = np.array([stored["limits"][i : i + 2], drawn["limits"][i : i + 2]])
         ends = np.log(ends) if scale == "log" else ends
-        if np.abs(ends[0] - ends[1]).max() > room * abs(ends[0, 1] - ends[0, 0]):
+        length = abs(ends[0, 1] - ends[0, 0])
+        rooms.append(max(min(MOVED, RATIO / length if scale == "log" else 1), float(allowed.axes)))
+        if np.abs(ends[0] - ends[1]).max() > rooms[-1] * length:
             return f"the {name} axis from {stored['limits'][i : i + 2]} is now {drawn['limits'][i : i + 2]}"
     if len(stored["marks"]) != len(drawn["marks"]):
         return f"{len(stored['marks'])} marks are now {len(drawn['marks'])}"
@@ -97,10 +100,11 @@ def _axes_difference(stored: dict, drawn: dict, allowed: Tolerance) -> str | Non
         a, b = (np.array(p, dtype=float) for p in (places, new_places))
         if a.shape != b.shape or (np.isnan(a) != np.isnan(b)).any():
             return f"{name}: {len(a) // 2} points are now {len(b) // 2}, or others are missing"
+        room = np.resize(np.maximum(rooms, LABELS) if name in ("Text", "Arrow") else rooms, a.shape)
         far = np.abs(a - b) / np.maximum(1, np.abs(a))  # outside of the axes only the direction is seen
-        here = max(room, LABELS) if name in ("Text", "Arrow") else room
-        if np.nanmax(far, initial=0) > here:
-            return f"{name}: a point lies {np.nanmax(far):.1%} of the axes elsewhere ({here:.1%} may)"
+        if (far > room).any():
+            worst = np.nanargmax(far / room)
+            return f"{name}: a point lies {far[worst]:.1%} of the axes elsewhere ({room[worst]:.1%} may)"
     return None
 
 

@@ -73,6 +73,8 @@ OTHER = [
     ("✓ within 0.05", "✓ within 0.06"),
     ("✓ MAML is better", "✓ MAML is worse"),
     ("✓ ex-tiny-1: solved", "… ex-tiny-1: not yet (the check is false)"),
+    ("−(I − αH) g′", "−(I + αH) g′"),
+    ("straight road: $I$", "straight road: $J$"),
     ("… ex-tiny-1: not yet (no answer so far)", "… ex-tiny-1: not yet (the check is false)"),
 ]
 
@@ -175,8 +177,8 @@ def png(
         left.plot(*start, "o", color="black")
         left.set(title=title, ylabel=label, ylim=(-1.2, 1.2))
         left.annotate(note, (3, 0.2), xytext=(4, 1), arrowprops={"arrowstyle": "-|>"})
-        right.plot(x[1:], np.exp(-x[1:] * more.get("decay", 1)), label=more.get("legend", "MAML"))
-        right.set(yscale=more.get("scale", "log"), xticks=[1, 5])
+        right.plot(x[1:], more.get("height", 1) * np.exp(-x[1:]), label=more.get("legend", "MAML"))
+        right.set(yscale=more.get("scale", "log"), ylim=more.get("ylim", (1e-4, 10)))
         right.set_xticks([1, 5], labels=more.get("ticks", ["one", "five"]))
         right.bar([2, 3], more.get("bars", [0.1, 0.5]))
         right.fill_between(x, 0.1, 0.2 + shift, alpha=0.2)
@@ -202,7 +204,7 @@ def test_a_picture_is_the_same_to_the_byte_when_drawn_again_and_agrees_with_one_
     [
         ({"factor": -1}, "elsewhere"),
         ({"factor": 1.03}, "% of the axes elsewhere (0.5% may)"),
-        ({"decay": 1.03}, "the y axis"),
+        ({"height": 1.03}, "0.3% of the axes elsewhere (0.2% may)"),
         ({"shift": 0.05}, "elsewhere"),
         ({"start": (1.05, -1)}, "0.7% of the axes elsewhere"),
         ({"look": "reptile"}, "other words"),
@@ -215,6 +217,7 @@ def test_a_picture_is_the_same_to_the_byte_when_drawn_again_and_agrees_with_one_
         ({"above": "The loss has vanished"}, "'The loss has exploded' is now"),
         ({"bars": [0.5, 0.1]}, "elsewhere"),
         ({"scale": "linear"}, "the scales"),
+        ({"ylim": (1e-4, 11)}, "the y axis from"),
     ],
 )
 def test_a_picture_that_says_something_else_is_another_picture(wave, change, message):
