@@ -36,6 +36,7 @@ class Tolerance:
     units: Decimal | None = None  # of the last digit, and of an integer
     share: Decimal = Decimal(0)  # of the number
     axes: Decimal = Decimal(0)  # of a picture's axes
+    task: Decimal = Decimal(0)  # 1 where a picture may show another task: other drawings and answers (✓, ✗)
 
 
 ORDINARY = Tolerance()
@@ -143,7 +144,7 @@ def _pairs(output: Mapping) -> Iterator[tuple[str, str]]:
 
 
 def tolerances(text: str) -> dict[tuple[str, str], Tolerance]:
-    """Tolerances by (file name, first line of the cell), from lines of `allowed_tolerances.txt`.
+    """Tolerances by (file name, first line of the cell or name of its figure), from lines of `allowed_tolerances.txt`.
 
     Raises:
         ValueError: a line without its four parts, a tolerance of another form, or the same kind twice.
@@ -153,15 +154,17 @@ def tolerances(text: str) -> dict[tuple[str, str], Tolerance]:
         if line.startswith("#"):
             continue
         parts = [part.strip() for part in line.split(" | ")]
-        amount = re.fullmatch(r"(\d+(?:\.\d+)?) (units|%|% of the axes)", parts[-2] if len(parts) > 3 else "")
+        granting = parts[-2] if len(parts) > 3 else ""
+        amount = re.fullmatch(r"(\d+(?:\.\d+)?) (units|%|% of the axes)|(another task)", granting)
         if not amount or not all(parts):
             raise ValueError(
-                "not of the form 'notebook.ipynb | first line | 3 units, 5 % or 2 % of the axes | reason': "
-                f"{line!r}"
+                "not of the form 'notebook.ipynb | first line or fig-name | 3 units, 5 %, 2 % of the axes or "
+                f"another task | reason': {line!r}"
             )
-        kind = {"units": "units", "%": "share", "% of the axes": "axes"}[amount[2]]
+        unit = amount[2] or amount[3]
+        kind = {"units": "units", "%": "share", "% of the axes": "axes", "another task": "task"}[unit]
         of_cell = granted.setdefault((parts[0], " | ".join(parts[1:-2])), {})
         if kind in of_cell:
-            raise ValueError(f"{parts[0]} | {parts[1]}: two lines grant {amount[2]}; keep one")
-        of_cell[kind] = Decimal(amount[1]) / (1 if kind == "units" else 100)
+            raise ValueError(f"{parts[0]} | {parts[1]}: two lines grant {unit}; keep one")
+        of_cell[kind] = Decimal(amount[1] or 1) / (1 if kind in ("units", "task") else 100)
     return {cell: Tolerance(**kinds) for cell, kinds in granted.items()}
