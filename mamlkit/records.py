@@ -64,13 +64,9 @@ class Record:
 
     experiment: str  #: NAME or, of a script with several runs, NAME-RUN for book/experiments/NAME.py
     config: dict[str, Any]  #: the settings by name; what JSON can say
-    metrics: dict[
-        str, Any
-    ]  # what was measured by name, per seed and per task where that matters; finite, not empty
+    metrics: dict[str, Any]  #: what was measured by name, per seed and task; finite, not empty
     provenance: Provenance  #: where it comes from, as `provenance` collects it
-    weights: dict[str, str] = field(
-        default_factory=dict
-    )  # the file of weights beside it, if any: what `save_weights` returns
+    weights: dict[str, str] = field(default_factory=dict)  #: the file beside it, from `save_weights`
 
     def __post_init__(self) -> None:
         _check("", vars(self))
@@ -83,7 +79,7 @@ class Record:
                 raise ValueError(f"{part} has too many lists inside each other") from None
 
     def caption(self) -> str:
-        """One line under a figure: experiment, commit, device, precision, version, day, duration; without <, > or &, as HTML."""
+        """One line under a figure: experiment, commit, device, precision, version, day, duration; without <, > and &."""
         p, s = self.provenance, self.provenance.seconds
         commit = p.commit[:7] + ("" if p.clean else " with uncommitted changes")
         spent = f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
