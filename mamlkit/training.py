@@ -67,12 +67,12 @@ def stack_seeds(initial: Sequence[Params]) -> Params:
     listed = isinstance(initial, Sequence) and all(isinstance(params, Mapping) for params in initial)
     seeds = initial if listed else ()
     kinds = [{name: (tuple(p.shape), p.dtype, p.device) for name, p in params.items()} for params in seeds]
-    other, kind = next(((i, kind) for i, kind in enumerate(kinds) if kind != kinds[0]), (None, None))
+    others = [f"seed {i} has the parameters {kind}" for i, kind in enumerate(kinds) if kind != kinds[0]]
     refuse(
         {
             "stack_seeds takes a list with the parameters of each seed, [initial_params(...), ...]": not listed,
             "stack_seeds got 0 seeds; give the parameters of at least one": not kinds,
-            f"seed {other} has the parameters {kind}, but seed 0 has {kinds[:1]}; make them by the same function": other,
+            f"{', '.join(others[:1])}, but seed 0 has {dict(*kinds[:1])}; make them by the same function": others,
         }
     )
     return {name: torch.stack([params[name] for params in initial]) for name in initial[0]}
@@ -199,7 +199,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     "generator": (torch.Generator, "; use torch.Generator().manual_seed(0), the only randomness"),
     "checkpoint": (str | os.PathLike | None, ", but it must be the name of a file"),
 }
-"""What kind an argument of `meta_train` must be, and how a sentence goes on that says of what kind it is."""
+"""What an argument of `meta_train` must be, and how the sentence goes on that says what it is."""
 
 
 def _check_call(given: dict[str, Any]) -> None:
@@ -409,8 +409,9 @@ def _share_of_tasks(
             {
                 f"sample_tasks draws {n} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
                 f"draw a multiple of {parts}": n % parts,
-                f"the tasks are on {where} and params on {device}; draw them there, or move them with .to": where
-                != device,
+                f"the tasks are on {where} and params on {device}; draw them there, or move them with .to": (
+                    where != device
+                ),
             }
         )
 
