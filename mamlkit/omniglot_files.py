@@ -97,11 +97,11 @@ def read_packed(path: str | os.PathLike[str]) -> Drawings:
             raise ValueError(f"its arrays are {kinds}, expected uint8 (n, 1379) and four of n whole numbers")
         rows = np.stack([column.astype(np.int64).reshape(-1, DRAWERS) for column in columns])
         alphabet, character, _, split = rows[:, :, 0]
-        labels = list(zip(names.take(alphabet, mode="clip").tolist(), character.tolist()))
         if (rows[2] != np.arange(1, DRAWERS + 1)).any() or (rows != rows[:, :, :1])[[0, 1, 3]].any():
             raise ValueError("a character has not drawers 1 to 20 in a row")
         if ((alphabet < 0) | (alphabet >= len(names)) | (character < 1) | (split < 0) | (split > 1)).any():
             raise ValueError("an alphabet without a name, a character below 1, or a split that is not 0 or 1")
+        labels = [(str(names[a]), int(c)) for a, c in zip(alphabet, character)]
         if len(set(labels)) < len(labels):
             raise ValueError("a character is in it twice")
         images = np.unpackbits(bits, axis=1, count=SIDE * SIDE).reshape(-1, DRAWERS, SIDE, SIDE).astype(bool)
