@@ -66,6 +66,17 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     return call
 
 
+def refuse(faults: Mapping[str, object]) -> None:
+    """Nothing, if none of the faults, sentences beside the conditions that make them true, is there.
+
+    Raises:
+        ValueError: the first sentence that is true.
+    """
+    for sentence, there in faults.items():
+        if there:
+            raise ValueError(sentence)
+
+
 def _check_kind(wanted: type | tuple[type, ...], cure: str) -> Rule:
     def check(name: str, value: object) -> None:
         if not isinstance(value, wanted):

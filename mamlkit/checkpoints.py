@@ -7,7 +7,6 @@ that a zip file keeps of each part, so a damaged checkpoint is refused and never
 from __future__ import annotations
 
 import copy
-import errno
 import io
 import json
 import math
@@ -60,9 +59,8 @@ def settings(
         try:
             json.dumps({name: value}, sort_keys=True, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as why:
-            raise ValueError(
-                f"config[{name!r}] is nothing that JSON knows ({why}); use .item() or str()"
-            ) from None
+            words = f"config[{name!r}] is nothing that JSON knows ({why}); use .item() or str()"
+            raise ValueError(words) from None
     about: dict[str, Any] = {"config": dict(config or {}), "optimizer": _groups(optimizer.param_groups)}
     if validate_every is not None:
         about["validate_every"] = validate_every
@@ -92,12 +90,11 @@ def save(run: Run, path: Path, settings: str) -> None:
     try:
         write_atomically(path, memory.getbuffer())
     except OSError as why:
-        raise OSError(
-            why.errno,
+        words = (
             f"the checkpoint of meta-step {run.step} can't be written ({why.strerror}), the one before is left as it was; "
-            f"make room or give another folder, and start the run again",
-            str(path),
-        ) from why
+            f"make room or give another folder, and start the run again"
+        )
+        raise OSError(why.errno, words, str(path)) from why
 
 
 def resume(run: Run, path: Path, settings: str, validate_every: int | None) -> None:
@@ -111,29 +108,28 @@ def resume(run: Run, path: Path, settings: str, validate_every: int | None) -> N
     """
     folder = Path(os.path.realpath(path)).parent
     try:
-        if path.is_dir():
-            raise OSError(errno.EISDIR, "it is a folder")
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        tempfile.TemporaryFile(dir=folder).close()
+        if path.is_dir():
+            path.open()  # says so
     except OSError as why:
-        raise OSError(
-            why.errno, f"no checkpoint can be written here ({why.strerror}); give another one", str(path)
-        ) from why
+        words = f"no checkpoint can be written here ({why.strerror}); give another one"
+        raise OSError(why.errno, words, str(path)) from why
     sweep_drafts(path)
     if not path.exists():
         return
-    start_anew = "give another file, or move this one away to start anew; it is left as it is"
+    reason = None
     try:
         saved = _read(path, run.losses.device)
-        other = _other_run(saved, run, settings)
-        if not other:
+        problem = _other_run(saved, run, settings)
+        if not problem:
             _restore(saved, run, 0 if validate_every is None else saved["step"] // validate_every)
     except Exception as why:  # whatever a damaged file makes of the reading
-        what = f"{type(why).__name__}: {why}".splitlines()[0]
-        raise ValueError(f"{path} is no readable checkpoint ({what}); {start_anew}") from why
-    if other:
-        raise ValueError(f"{path} {other}; {start_anew}")
+        problem = f"is no readable checkpoint ({type(why).__name__}: {why}".splitlines()[0] + ")"
+        reason = why
+    if problem:
+        cure = "give another file, or move this one away to start anew; it is left as it is"
+        raise ValueError(f"{path} {problem}; {cure}") from reason
 
 
 def _read(path: Path, device: torch.device) -> dict[str, Any]:
@@ -152,9 +148,7 @@ def _other_run(saved: dict[str, Any], run: Run, settings: str) -> str:
     if _kinds(saved["params"]) != _kinds(run.params):
         return f"holds parameters of another network than {_kinds(run.params)}"
     if saved["step"] > len(run.losses):
-        return (
-            f"is {saved['step']} steps on, but meta_steps={len(run.losses)}; ask for at least {saved['step']}"
-        )
+        return f"is {saved['step']} steps on, but meta_steps={len(run.losses)}; ask for at least that"
     return ""
 
 

@@ -207,13 +207,13 @@ def task_grid(
     """
     parts = [(_images(b[0]), _array(b[1])) for b in (support, query)]
     guesses = None if predictions is None else _array(predictions)
-    for part, (images, labels) in zip(("support", "query"), parts, strict=True):
+    labelled = {"support": parts[0], "query": parts[1]}
+    labelled |= {} if guesses is None else {"predictions": (parts[1][0], guesses)}
+    for name, (images, labels) in labelled.items():
         if labels.shape != images.shape[:1] or len(labels) == 0:
             raise ValueError(
-                f"{part} has {len(images)} images but labels of shape {labels.shape}; give each image one label"
+                f"{name} has labels of shape {labels.shape} for {len(images)} images; give each image one label"
             )
-    if guesses is not None and guesses.shape != parts[1][1].shape:
-        raise ValueError(f"there are {len(parts[1][1])} queries but predictions have shape {guesses.shape}")
     classes = sorted(set(parts[0][1].tolist()))
     names = [chr(ord("A") + i) for i in range(max(classes) + 1)] if names is None else names
     asked = {*parts[1][1].tolist(), *([] if guesses is None else guesses.tolist())}

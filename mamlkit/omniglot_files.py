@@ -13,6 +13,9 @@ import math
 import os
 import re
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,33 +56,24 @@ def read_archive(path: str | os.PathLike[str], *, background: bool) -> Drawings:
     Raises:
         ValueError: the file is damaged or empty, or a character has not 20 drawings of 105 × 105 pixels.
     """
-    found: dict[tuple[str, int], dict[int, NDArray[np.bool_]]] = {}
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for name in archive.namelist():
-                if match := MEMBER.fullmatch(name):
-                    with Image.open(io.BytesIO(_unpacked(archive, name))) as picture:
-                        if picture.size != (SIDE, SIDE):
-                            raise ValueError(f"{name} has {picture.size} pixels, expected (105, 105)")
-                        ink = np.asarray(picture.convert("L")) == 0  # the authors draw black on white
-                    drawings = found.setdefault((match["alphabet"], int(match["character"])), {})
-                    if int(match["drawer"]) in drawings:
-                        raise ValueError(f"{name} is in it twice")
-                    drawings[int(match["drawer"])] = ink
+    found: dict[tuple[str, int], list[tuple[int, NDArray[np.bool_]]]] = {}
+    with _whole(path, "Omniglot archive"), zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            if match := MEMBER.fullmatch(name):
+                with Image.open(io.BytesIO(_unpacked(archive, name))) as picture:
+                    if picture.size != (SIDE, SIDE):
+                        raise ValueError(f"{name} has {picture.size} pixels, expected (105, 105)")
+                    ink = np.asarray(picture.convert("L")) == 0  # the authors draw black on white
+                drawings = found.setdefault((match["alphabet"], int(match["character"])), [])
+                drawings.append((int(match["drawer"]), ink))
         for (alphabet, character), drawings in found.items():
-            if sorted(drawings) != list(range(1, DRAWERS + 1)):
-                raise ValueError(
-                    f"{alphabet} character {character} has {len(drawings)} drawings, expected 20"
-                )
+            if (drawers := sorted(drawer for drawer, _ in drawings)) != list(range(1, DRAWERS + 1)):
+                raise ValueError(f"{alphabet} character {character} has the drawings {drawers}, not 1 to 20")
         if not found:
             raise ValueError("no drawings in it")
-    except Exception as error:  # zip's, PNG's and memory's own, a dozen kinds
-        raise ValueError(
-            f"{path} is not a whole Omniglot archive ({error}); delete it and get it again"
-        ) from error
     keys = sorted(found)
     return Drawings(
-        np.stack([np.stack([found[key][drawer] for drawer in range(1, DRAWERS + 1)]) for key in keys]),
+        np.stack([[ink for _, ink in sorted(found[key], key=itemgetter(0))] for key in keys]),
         tuple(alphabet for alphabet, _ in keys),
         tuple(character for _, character in keys),
         np.full(len(keys), background),
@@ -92,30 +86,25 @@ def read_packed(path: str | os.PathLike[str]) -> Drawings:
     Raises:
         ValueError: the file is damaged, or its rows are not 20 drawings of each character.
     """
-    try:
-        with zipfile.ZipFile(path) as packed:
-            bits, *columns, names = (
-                np.load(io.BytesIO(_unpacked(packed, f"{key}.npy")), allow_pickle=False)
-                for key in ("images", "alphabet", "character", "drawer", "split", "alphabet_names")
-            )
-        if bits.dtype != np.uint8 or bits.shape[1:] != (math.ceil(SIDE * SIDE / 8),):
-            raise ValueError(f"its images are {bits.dtype} {bits.shape}, expected uint8 (drawings, 1379)")
-        if any(column.dtype.kind not in "iu" or column.shape != bits.shape[:1] for column in columns):
-            raise ValueError("alphabet, character, drawer and split are not each a whole number a drawing")
+    with _whole(path, "packed Omniglot"), zipfile.ZipFile(path) as packed:
+        bits, *columns, names = (
+            np.load(io.BytesIO(_unpacked(packed, f"{key}.npy")), allow_pickle=False)
+            for key in ("images", "alphabet", "character", "drawer", "split", "alphabet_names")
+        )
+        kinds = [f"{array.dtype} {array.shape}" for array in (bits, *columns)]
+        whole = all(column.dtype.kind in "iu" and column.shape == bits.shape[:1] for column in columns)
+        if bits.dtype != np.uint8 or bits.shape[1:] != (math.ceil(SIDE * SIDE / 8),) or not whole:
+            raise ValueError(f"its arrays are {kinds}, expected uint8 (n, 1379) and four of n whole numbers")
         rows = np.stack([column.astype(np.int64).reshape(-1, DRAWERS) for column in columns])
+        alphabet, character, _, split = rows[:, :, 0]
         if (rows[2] != np.arange(1, DRAWERS + 1)).any() or (rows != rows[:, :, :1])[[0, 1, 3]].any():
             raise ValueError("a character has not drawers 1 to 20 in a row")
-        alphabet, character, _, split = rows[:, :, 0]
         if ((alphabet < 0) | (alphabet >= len(names)) | (character < 1) | (split < 0) | (split > 1)).any():
             raise ValueError("an alphabet without a name, a character below 1, or a split that is not 0 or 1")
         labels = [(str(names[a]), int(c)) for a, c in zip(alphabet, character)]
         if len(set(labels)) < len(labels):
             raise ValueError("a character is in it twice")
         images = np.unpackbits(bits, axis=1, count=SIDE * SIDE).reshape(-1, DRAWERS, SIDE, SIDE).astype(bool)
-    except Exception as error:  # zip's, NumPy's and memory's own, a dozen kinds
-        raise ValueError(
-            f"{path} is not a whole packed Omniglot ({error}); delete it and get it again"
-        ) from error
     order = sorted(range(len(labels)), key=labels.__getitem__)
     return Drawings(
         images[order],
@@ -123,6 +112,14 @@ def read_packed(path: str | os.PathLike[str]) -> Drawings:
         tuple(labels[i][1] for i in order),
         split[order] == 0,
     )
+
+
+@contextmanager
+def _whole(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # zip's, PNG's, NumPy's and memory's own, a dozen kinds
+        raise ValueError(f"{path} is not a whole {what} ({error}); delete it and get it again") from error
 
 
 def _unpacked(archive: zipfile.ZipFile, name: str) -> bytes:

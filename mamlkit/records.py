@@ -28,17 +28,6 @@ from torch import Tensor
 import mamlkit
 from mamlkit.files import sweep_drafts, write_atomically
 
-__all__ = [
-    "Provenance",
-    "Record",
-    "check_place",
-    "load",
-    "load_weights",
-    "provenance",
-    "save",
-    "save_weights",
-]
-
 SCHEMA = 1
 LARGEST = 100_000
 """Bytes a record may have."""
@@ -48,87 +37,54 @@ LARGEST = 100_000
 class Provenance:
     """Where numbers come from: enough to run them again, nothing about the person or the machine's folders."""
 
-    commit: str
-    """The 40 hex digits of the git commit, or `"unknown"` outside a repository."""
-    clean: bool
-    """Whether the script and the kit were exactly as committed."""
-    script: str
-    """The script, as a path inside the repository."""
+    commit: str  #: the 40 hex digits of the git commit, or "unknown" outside a repository
+    clean: bool  #: whether the script and the kit were exactly as committed
+    script: str  #: as a path inside the repository
     script_sha256: str
     kit: str
     python: str
     torch: str
-    cuda: str | None
-    """The CUDA version torch was built for, `None` on a CPU."""
-    device: str
-    """`"cpu"`, or the name of the GPU."""
+    cuda: str | None  #: the CUDA version torch was built for, None on a CPU
+    device: str  #: "cpu", or the name of the GPU
     dtype: str
-    started: str
-    """UTC, as ISO 8601 with seconds."""
-    seconds: float
-    """How long it ran, over all resumptions."""
+    started: str  #: UTC, as ISO 8601 with seconds
+    seconds: float  #: how long it ran, over all resumptions
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            expected, fits = _PROVENANCE.get(name, ("a line of text without < > &", _is_line))
-            if not fits(value):
-                raise ValueError(f"provenance.{name} is {_shown(value)}, not {expected}")
+        _check("provenance.", vars(self))
 
 
 @dataclass(frozen=True)
 class Record:
     """What one experiment measured.
 
-    Args:
-        experiment: its name, `NAME` or, of a script with several runs, `NAME-RUN` for `book/experiments/NAME.py`.
-        config: the settings by name; what JSON can say.
-        metrics: what was measured by name, per seed and per task where that matters; finite, not empty.
-        provenance: where it comes from, as `provenance` collects it.
-        weights: the file of weights beside the record, if it keeps one, and its SHA-256: what `save_weights` returns.
-
     Raises:
-        ValueError: a number is not finite, a value is nothing JSON can say, or there are no metrics; the
-            message names it.
+        ValueError: a number is not finite, a value is nothing JSON can say, or there are no metrics; the message names it.
     """
 
-    experiment: str
-    config: dict[str, Any]
-    metrics: dict[str, Any]
-    provenance: Provenance
-    weights: dict[str, str] = field(default_factory=dict)
+    experiment: str  #: NAME or, of a script with several runs, NAME-RUN for book/experiments/NAME.py
+    config: dict[str, Any]  #: the settings by name; what JSON can say
+    metrics: dict[str, Any]  #: what was measured by name, per seed and task; finite, not empty
+    provenance: Provenance  #: where it comes from, as `provenance` collects it
+    weights: dict[str, str] = field(default_factory=dict)  #: the file beside it, from `save_weights`
 
     def __post_init__(self) -> None:
-        if not isinstance(self.experiment, str) or not re.fullmatch(r"[a-z0-9-]+", self.experiment):
-            raise ValueError(f"experiment is {_shown(self.experiment)}; use lower-case words with hyphens")
-        if not isinstance(self.provenance, Provenance):
-            raise ValueError(f"provenance is a {type(self.provenance).__name__}; use records.provenance(...)")
-        for part in ("config", "metrics", "weights"):
-            value = getattr(self, part)
-            if not isinstance(value, dict):
-                raise ValueError(f"{part} is a {type(value).__name__}, not a dictionary")
-            try:
-                object.__setattr__(self, part, _json(value, part))
-            except RecursionError:
-                raise ValueError(f"{part} has too many lists inside each other") from None
+        _check("", vars(self))
         if not self.metrics:
             raise ValueError("metrics is empty; a record without a measurement says nothing")
-        if len(self.weights) > 1 or not all(
-            re.fullmatch(r"[a-z0-9-]+\.safetensors", name) and _is_hex(digest, 64)
-            for name, digest in self.weights.items()
-        ):
-            raise ValueError(
-                f"weights is {_shown(self.weights)}, not one NAME.safetensors and its SHA-256; use save_weights"
-            )
+        for part in ("config", "metrics", "weights"):
+            try:
+                object.__setattr__(self, part, _json(getattr(self, part), part))
+            except RecursionError:
+                raise ValueError(f"{part} has too many lists inside each other") from None
 
     def caption(self) -> str:
-        """One line to print under a figure: which experiment, commit, device, precision, version, day,
-        duration. It holds no <, > or &, so that it can stand in HTML."""
-        p = self.provenance
+        """One line under a figure: experiment, commit, device, precision, version, day, duration; without <, > and &."""
+        p, s = self.provenance, self.provenance.seconds
         commit = p.commit[:7] + ("" if p.clean else " with uncommitted changes")
-        return (
-            f"{self.experiment} · commit {commit} · {p.device} · {p.dtype} · torch {p.torch} · "
-            f"{p.started[:10]} · {_duration(p.seconds)}"
-        )
+        spent = f"{s:.0f} s" if s < 120 else f"{s / 60:.0f} min" if s < 7200 else f"{s / 3600:.1f} h"
+        where = f"{self.experiment} · commit {commit} · {p.device} · {p.dtype}"
+        return f"{where} · torch {p.torch} · {p.started[:10]} · {spent}"
 
 
 def provenance(
@@ -184,17 +140,15 @@ def save(record: Record, path: str | Path, *, replace: bool = False) -> None:
         FileExistsError: `path` holds another experiment or other settings, or is no record; it is left as it is.
         ValueError: the record is larger than 100 kB.
     """
-    if not isinstance(record, Record):
-        raise ValueError(f"record is a {type(record).__name__}; make it with records.Record(...)")
+    _check("", {"record": record})
     path, content = Path(path), asdict(record)
     data = {"schema": SCHEMA, **content, "sha256": _digest(content)}
     text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     # one line per list of numbers
     text = re.sub(r"\[\n\s+([^\[\]{}]*?)\n\s+\]", lambda m: "[" + re.sub(r"\n\s+", " ", m[1]) + "]", text)
-    size = len(text.encode())
-    if size > LARGEST:
+    if (size := len(text.encode())) > LARGEST:
         raise ValueError(
-            f"the record has {size:,} bytes, {LARGEST:,} at most; thin its curves or round its numbers"
+            f"the record has {size:,} bytes, {LARGEST:,} at most; thin its curves, round its numbers"
         )
     if not replace:
         check_place(path, record.experiment, record.config)
@@ -224,16 +178,12 @@ def load(path: str | Path) -> Record:
         ValueError: the file is no record of this version, its content is not what was saved, or a field is missing, unknown
             or wrong; the message names it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(_not_there(path))
+    path = _there(Path(path))
     try:
         data = _read(path)
-        if not isinstance(data, dict) or "schema" not in data:
-            raise ValueError("it is no record: it has no field 'schema'")
-        schema = data.pop("schema")
+        schema = data.pop("schema", None) if isinstance(data, dict) else None
         if type(schema) is not int or schema != SCHEMA:
-            raise ValueError(f"its schema is {_shown(schema)} and this kit reads {SCHEMA}")
+            raise ValueError(f"it has no field 'schema' that is {SCHEMA}, this kit's, but {_shown(schema)}")
         _fit(data, {f.name for f in fields(Record)} | {"sha256"}, "")
         if not isinstance(data["provenance"], dict):
             raise ValueError("provenance is no dictionary")
@@ -244,9 +194,7 @@ def load(path: str | Path) -> Record:
             raise ValueError(f"its content is not what was measured: its SHA-256 is not {_shown(digest)}")
         return record
     except (ValueError, RecursionError) as error:  # JSON's own errors too
-        raise ValueError(
-            f"{path.name} cannot be used: {error}; restore it from git or make it again"
-        ) from error
+        raise ValueError(f"{path.name} cannot be used: {error}; take it from git or make it again") from error
 
 
 def save_weights(params: dict[str, Tensor], path: str | Path) -> dict[str, str]:
@@ -268,24 +216,22 @@ def load_weights(path: str | Path, *, device: torch.device | str = "cpu") -> dic
     """
     path = Path(path)
     for name, digest in load(path).weights.items():
-        weights = path.with_name(name)
-        if not weights.is_file():
-            raise FileNotFoundError(f"{os.path.abspath(weights)} is not there; restore it from git")
-        data = weights.read_bytes()
+        data = _there(path.with_name(name)).read_bytes()
         if hashlib.sha256(data).hexdigest() != digest:
             raise ValueError(f"{name} is not the file that {path.name} was made with; restore it from git")
         return {key: t.to(device) for key, t in tensors_of(data).items()}
     raise ValueError(f"{path.name} keeps no weights")
 
 
-def _is_line(value: object) -> bool:
-    return (
-        isinstance(value, str) and value.isprintable() and bool(value.strip()) and not set("<>&") & {*value}
-    )
+def _check(where: str, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        fits, words = _FIELDS.get(where + name, (_is_line, ", not a line of text without < > &"))
+        if not (re.fullmatch(fits, repr(value)) if isinstance(fits, str) else fits(value)):
+            raise ValueError(f"{where}{name} is a {type(value).__name__}, {_shown(value)}{words}")
 
 
-def _is_hex(value: object, digits: int) -> bool:
-    return isinstance(value, str) and re.fullmatch(rf"[0-9a-f]{{{digits}}}", value) is not None
+def _is_line(value: Any) -> Any:
+    return isinstance(value, str) and value.isprintable() and value.strip() and not set("<>&") & {*value}
 
 
 def _is_utc(value: object) -> bool:
@@ -296,14 +242,24 @@ def _is_utc(value: object) -> bool:
     return value == moment.isoformat(timespec="seconds")
 
 
-_PROVENANCE: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "commit": ("40 hex digits or 'unknown'", lambda v: v == "unknown" or _is_hex(v, 40)),
-    "clean": ("True or False", lambda v: isinstance(v, bool)),
-    "script_sha256": ("64 hex digits", lambda v: _is_hex(v, 64)),
-    "cuda": ("a line of text, or None", lambda v: v is None or _is_line(v)),
-    "started": ("UTC like 2026-01-31T12:00:00+00:00", _is_utc),
-    "seconds": ("a time of at least 0", lambda v: type(v) in (int, float) and 0 <= v < math.inf),
+_FIELDS: dict[str, tuple[str | Callable[[Any], Any], str]] = {
+    "record": (lambda v: isinstance(v, Record), "; make it with records.Record(...)"),
+    "experiment": ("'[a-z0-9-]+'", "; use lower-case words with hyphens"),
+    "config": (lambda v: isinstance(v, dict), ", not a dictionary"),
+    "metrics": (lambda v: isinstance(v, dict), ", not a dictionary"),
+    "provenance": (lambda v: isinstance(v, Provenance), "; use records.provenance(...)"),
+    "weights": (
+        r"\{('[a-z0-9-]+\.safetensors': '[0-9a-f]{64}')?\}",
+        ", not one NAME.safetensors and its SHA-256; use save_weights, not a dictionary of your own",
+    ),
+    "provenance.commit": ("'(unknown|[0-9a-f]{40})'", ", not 40 hex digits or 'unknown'"),
+    "provenance.clean": ("True|False", ", not True or False"),
+    "provenance.script_sha256": ("'[0-9a-f]{64}'", ", not 64 hex digits"),
+    "provenance.cuda": (lambda v: v is None or _is_line(v), ", not a line of text, or None"),
+    "provenance.started": (_is_utc, ", not UTC like 2026-01-31T12:00:00+00:00"),
+    "provenance.seconds": (r"\d+(\.\d+)?(e[+-]\d+)?", ", not a time of at least 0"),
 }
+"""Of a field what it must be, as a pattern of its repr or a function, and how the sentence goes on that says what it is."""
 
 
 def _shown(value: object) -> str:
@@ -322,9 +278,7 @@ def _json(value: Any, where: str) -> Any:
         case list() | tuple():
             return [_json(item, f"{where}[{i}]") for i, item in enumerate(value)]
         case dict() if all(isinstance(key, str) for key in value):
-            return {
-                _json(key, f"a key of {where}"): _json(item, f"{where}.{key}") for key, item in value.items()
-            }
+            return {_json(k, f"a key of {where}"): _json(v, f"{where}.{k}") for k, v in value.items()}
     raise ValueError(
         f"{where} is {_shown(value)}; a record holds text, finite numbers, lists, dictionaries by text, and None for 'not "
         "measured': use .item(), .tolist() or str()"
@@ -354,13 +308,17 @@ def _fit(data: dict[str, Any], names: set[str], where: str) -> None:
             raise ValueError(f"{problem} field {_shown(', '.join(where + name for name in sorted(wrong)))}")
 
 
-def _not_there(path: Path) -> str:
+def _there(path: Path) -> Path:
+    if path.is_file():
+        return path
     script, _, run = path.stem.partition("-")
-    message = f"no record {path.name}: {os.path.abspath(path)} is not there; "
     book = Path(mamlkit.__file__).resolve().parents[1] / "book"
-    if path.name and (book / "records" / path.name).is_file():
-        return f"{message}but {book / 'records'} holds one: start the notebook in {book}"
-    return f"{message}make it with `python book/experiments/{f'{script}.py {run}'.strip()}`"
+    what, cure = "record", f"make it with `python book/experiments/{f'{script}.py {run}'.strip()}`"
+    if path.suffix == ".safetensors":
+        what, cure = "weights", "restore it from git"
+    elif path.name and (book / "records" / path.name).is_file():
+        cure = f"but {book / 'records'} holds one: start the notebook in {book}"
+    raise FileNotFoundError(f"no {what} {path.name}: {os.path.abspath(path)} is not there; {cure}")
 
 
 def _other_settings(path: Path, experiment: str, here: dict[str, Any]) -> str:
@@ -372,14 +330,12 @@ def _other_settings(path: Path, experiment: str, here: dict[str, Any]) -> str:
         return "exists and is no record"
     if found != experiment:
         return f"is a record of {_shown(found)}, not of {experiment!r}"
-    nothing = object()
-    differing = sorted(n for n in there | here if there.get(n, nothing) != here.get(n, nothing))
+    differing = sorted(n for n in there | here if n not in there or n not in here or there[n] != here[n])
     return f"was made with other settings ({', '.join(differing)})" if differing else ""
 
 
 def _git(script: Path) -> tuple[str, bool, str]:
-    """The commit, whether the script and the kit are as committed, and the script's name in the
-    repository."""
+    """The commit, whether the script and the kit are as committed, and the script's name in the repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(script.parent), *arguments]
@@ -394,9 +350,3 @@ def _git(script: Path) -> tuple[str, bool, str]:
         return commit, clean, script.relative_to(root).as_posix()
     except (OSError, subprocess.SubprocessError):
         return "unknown", False, script.name
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

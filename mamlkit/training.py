@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import cache, partial
 from hashlib import sha256
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,6 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
+from mamlkit.calls import refuse
 from mamlkit.checkpoints import Run, resume, save, settings
 from mamlkit.meta import TaskLoss, check_optimizer, meta_gradient
 from mamlkit.tasks import Params, Task, check_counts, n_tasks
@@ -62,18 +64,17 @@ def stack_seeds(initial: Sequence[Params]) -> Params:
     Raises:
         ValueError: no seeds, or one whose parameters have other names, shapes or types than the first's.
     """
-    if not isinstance(initial, Sequence) or not all(isinstance(params, Mapping) for params in initial):
-        raise ValueError(
-            "stack_seeds takes a list with the parameters of each seed, [initial_params(...), ...]"
-        )
-    if not initial:
-        raise ValueError("stack_seeds got 0 seeds; give the parameters of at least one")
-    kinds = [{name: (tuple(p.shape), p.dtype, p.device) for name, p in params.items()} for params in initial]
-    for seed, kind in enumerate(kinds):
-        if kind != kinds[0]:
-            raise ValueError(
-                f"seed {seed} has the parameters {kind}, but seed 0 has {kinds[0]}; make them by the same function"
-            )
+    listed = isinstance(initial, Sequence) and all(isinstance(params, Mapping) for params in initial)
+    seeds = initial if listed else ()
+    kinds = [{name: (tuple(p.shape), p.dtype, p.device) for name, p in params.items()} for params in seeds]
+    others = [f"seed {i} has the parameters {kind}" for i, kind in enumerate(kinds) if kind != kinds[0]]
+    refuse(
+        {
+            "stack_seeds takes a list with the parameters of each seed, [initial_params(...), ...]": not listed,
+            "stack_seeds got 0 seeds; give the parameters of at least one": not kinds,
+            f"{', '.join(others[:1])}, but seed 0 has {dict(*kinds[:1])}; make them by the same function": others,
+        }
+    )
     return {name: torch.stack([params[name] for params in initial]) for name in initial[0]}
 
 
@@ -134,11 +135,7 @@ def meta_train(
         TimeoutError: `max_seconds` are over; the same call goes on from the checkpoint.
         OSError: the checkpoint can't be written, a folder that can't be said before the first step; the old one is left.
     """
-    functions = {"task_loss": task_loss, "sample_tasks": sample_tasks, "meta_optimizer": meta_optimizer}
-    _check_call(functions | {"validate": validate}, params, generator, n_seeds, checkpoint)
-    check_counts(0, meta_steps=meta_steps)
-    check_counts(validate_every=validate_every, **({} if chunk_size is None else {"chunk_size": chunk_size}))
-    _check_seconds(checkpoint_seconds, max_seconds, has_checkpoint=checkpoint is not None)
+    _check_call(locals())
     rank, n_ranks = _which_process()
     run = _at_the_start(params, meta_optimizer, generator, (meta_steps, *([n_seeds] if n_seeds else [])))
     path, looks_every = None if checkpoint is None else Path(checkpoint), validate_every if validate else None
@@ -190,62 +187,57 @@ def meta_train(
     return _trained(run)
 
 
-def _check_call(
-    functions: dict[str, Any],
-    params: Params,
-    generator: torch.Generator,
-    n_seeds: int | None,
-    checkpoint: object,
-) -> None:
-    takes = {
-        "task_loss": "(params, task) -> scalar",
-        "sample_tasks": "generator -> a stack of tasks",
-        "meta_optimizer": "a list of tensors -> an optimiser, partial(torch.optim.Adam, lr=1e-3) say",
-        "validate": "params -> what is better when larger",
-    }
-    for name, function in functions.items():
-        if not callable(function) and (function is not None or name != "validate"):
-            raise ValueError(
-                f"{name} is a {type(function).__name__}, but it must be a function: {takes[name]}"
-            )
+_FUNCTION = ", but it must be a function: "
+_KINDS: dict[str, tuple[Any, str]] = {
+    "task_loss": (Callable, _FUNCTION + "(params, task) -> scalar"),
+    "sample_tasks": (Callable, _FUNCTION + "generator -> a stack of tasks"),
+    "meta_optimizer": (
+        Callable,
+        _FUNCTION + "a list of tensors -> an optimiser, partial(torch.optim.Adam, lr=1e-3) say",
+    ),
+    "validate": (Callable | None, _FUNCTION + "params -> what is better when larger"),
+    "generator": (torch.Generator, "; use torch.Generator().manual_seed(0), the only randomness"),
+    "checkpoint": (str | os.PathLike | None, ", but it must be the name of a file"),
+}
+"""What an argument of `meta_train` must be, and how the sentence goes on that says what it is."""
+
+
+def _check_call(given: dict[str, Any]) -> None:
+    for name, (kind, words) in _KINDS.items():
+        if not isinstance(given[name], kind):
+            raise ValueError(f"{name} is a {type(given[name]).__name__}{words}")
+    check_counts(0, meta_steps=given["meta_steps"])
+    for name in ("validate_every", "chunk_size", "n_seeds"):
+        if given[name] is not None or name == "validate_every":
+            check_counts(**{name: given[name]})
+    params, n_seeds, to_save, to_stop = (
+        given[name] for name in ("params", "n_seeds", "checkpoint_seconds", "max_seconds")
+    )
     tensors = list(params.values()) if isinstance(params, Mapping) else []
-    if not tensors or not all(isinstance(p, Tensor) and p.is_floating_point() for p in tensors):
-        raise ValueError(
-            "params must be a dictionary of floating-point tensors, at least one, by name; use initial_params(model)"
-        )
-    devices = {str(p.device) for p in tensors}
-    if len(devices) > 1 or "meta" in devices:
-        raise ValueError(
-            f"params are on {', '.join(sorted(devices))}, but they must be on one device that holds numbers"
-        )
-    if n_seeds is not None:
-        check_counts(n_seeds=n_seeds)
-        if any(p.shape[:1] != (n_seeds,) for p in tensors):
-            raise ValueError(
-                f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds"
-            )
-    if not isinstance(generator, torch.Generator):
-        raise ValueError(
-            f"generator is a {type(generator).__name__}; use torch.Generator().manual_seed(0), the only randomness"
-        )
-    if not isinstance(checkpoint, str | os.PathLike | None):
-        raise ValueError(f"checkpoint is a {type(checkpoint).__name__}, but it must be the name of a file")
-
-
-def _check_seconds(checkpoint_seconds: float, max_seconds: float, *, has_checkpoint: bool) -> None:
-    for name, seconds in (("checkpoint_seconds", checkpoint_seconds), ("max_seconds", max_seconds)):
-        try:
-            unusable = math.isnan(seconds)
-        except TypeError:
-            unusable = True
-        if unusable:
-            raise ValueError(f"{name}={seconds!r}, but it must be a number of seconds; math.inf is never")
-    if checkpoint_seconds < 0:
-        raise ValueError(f"checkpoint_seconds={checkpoint_seconds}, but 0 already saves after every step")
-    if not has_checkpoint and max_seconds < math.inf:
-        raise ValueError(
-            f"max_seconds={max_seconds} without a checkpoint would lose the run; name a checkpoint"
-        )
+    floating = [p for p in tensors if isinstance(p, Tensor) and p.is_floating_point()]
+    devices = {str(p.device) for p in floating}
+    refuse(
+        {
+            "params must be a dictionary of floating-point tensors, at least one, by name; use initial_params(model)": (
+                not tensors or len(floating) < len(tensors)
+            ),
+            f"params are on {', '.join(sorted(devices))}, but they must be on one device that holds numbers": (
+                len(devices) > 1 or "meta" in devices
+            ),
+            f"n_seeds={n_seeds}, but not every parameter has a leading axis of {n_seeds}; use stack_seeds": (
+                n_seeds and any(p.shape[:1] != (n_seeds,) for p in floating)
+            ),
+            f"checkpoint_seconds={to_save!r}, but 0 already saves after every step, and math.inf at the end only": (
+                not isinstance(to_save, Real) or math.isnan(to_save) or to_save < 0
+            ),
+            f"max_seconds={to_stop!r}, but it must be a number of seconds; math.inf is never": (
+                not isinstance(to_stop, Real) or math.isnan(to_stop)
+            ),
+            f"max_seconds={to_stop} without a checkpoint would lose the run; name a checkpoint": (
+                given["checkpoint"] is None and to_stop != math.inf
+            ),
+        }
+    )
 
 
 def _which_process() -> tuple[int, int]:
@@ -412,16 +404,16 @@ def _share_of_tasks(
             raise ValueError(
                 f"sample_tasks gave a {type(tasks).__name__}, but it must give a Task, a stack of them"
             )
-        n, parts = n_tasks(tasks), (n_seeds or 1) * n_ranks
-        if n % parts:
-            raise ValueError(
+        n, parts, where = n_tasks(tasks), (n_seeds or 1) * n_ranks, tasks.query.x.device
+        refuse(
+            {
                 f"sample_tasks draws {n} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
-                f"draw a multiple of {parts}"
-            )
-        if tasks.query.x.device != device:
-            raise ValueError(
-                f"the tasks are on {tasks.query.x.device} and params on {device}; draw them there, or move them with .to"
-            )
+                f"draw a multiple of {parts}": n % parts,
+                f"the tasks are on {where} and params on {device}; draw them there, or move them with .to": (
+                    where != device
+                ),
+            }
+        )
 
     def share(tasks: Task) -> Task:
         if not shapes:
@@ -495,15 +487,15 @@ def _refuse_other_starts(run: Run, n_ranks: int) -> None:
     all_of_them = [torch.empty_like(mine) for _ in range(n_ranks)]
     dist.all_gather(all_of_them, mine)
     steps, digests = zip(*(t.tolist() for t in all_of_them), strict=True)
-    if len(set(steps)) > 1:
-        raise ValueError(
+    refuse(
+        {
             f"the processes would start at the meta-steps {', '.join(map(str, steps))}, but each reads the checkpoint by itself; "
-            f"put it where all of them see the same file"
-        )
-    if len(set(digests)) > 1:
-        raise ValueError(
-            "the processes start with other params or another generator; make both from the same seed in every process"
-        )
+            f"put it where all of them see the same file": len(set(steps)) > 1,
+            "the processes start with other params or another generator; make both from the same seed in every process": (
+                len(set(digests)) > 1
+            ),
+        }
+    )
 
 
 def _sped_up(

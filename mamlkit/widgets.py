@@ -24,6 +24,7 @@ import torch
 import traitlets
 from numpy.typing import ArrayLike
 
+from mamlkit.calls import refuse
 from mamlkit.figures import COLOURS, LOOK
 from mamlkit.tasks import Params, Task
 
@@ -181,33 +182,28 @@ def two_tasks(
     [0.0, 0.5]
     """
     w, a = np.asarray(optima, dtype=float), np.asarray(curvatures, dtype=float)
-    n = len(w) if w.ndim else 0
-    if w.ndim != 2 or w.shape[1] != 2 or not 1 <= n <= len(TASK_COLOURS):
+    n = len(w) if w.ndim == 2 and w.shape[1] == 2 and a.shape == (len(w), 2, 2) else 0
+    if not 1 <= n <= len(TASK_COLOURS):
         raise ValueError(
-            f"optima has shape {w.shape}; give one row of 2 coordinates for each of 1 to {len(TASK_COLOURS)} "
-            "tasks"
-        )
-    if a.shape != (n, 2, 2):
-        raise ValueError(
-            f"curvatures has shape {a.shape} but there are {n} optima; give one 2 × 2 matrix per task, ({n}, "
-            "2, 2)"
-        )
-    if not (np.isfinite(w).all() and np.isfinite(a).all()):
-        raise ValueError("optima and curvatures must be finite; one of their numbers is not")
-    eigenvalues = np.linalg.eigvalsh(a)
-    if not np.allclose(a, a.transpose(0, 2, 1)) or eigenvalues.min() <= 0:
-        raise ValueError(
-            f"each curvature must be symmetric with positive eigenvalues, got {a.tolist()}; use B @ B.T + I "
-            "for some matrix B"
+            f"optima has shape {w.shape} and curvatures has shape {a.shape}; give (n, 2) and (n, 2, 2), a row of 2 coordinates "
+            f"and a 2 × 2 matrix for each of 1 to {len(TASK_COLOURS)} tasks"
         )
     start = w.mean(axis=0) if theta is None else np.asarray(theta, dtype=float)
-    if start.shape != (2,) or not np.isfinite(start).all():
-        raise ValueError(f"theta is {start.tolist()}; give 2 finite coordinates")
-    if not (np.isfinite(inner_lr) and inner_lr >= 0):
-        raise ValueError(f"inner_lr={inner_lr} is not a step size; it must be finite and at least 0")
     names = [f"task {i + 1}" for i in range(n)] if names is None else list(names)
-    if len(names) != n:
-        raise ValueError(f"{len(names)} names for {n} tasks; give one each")
+    finite = np.isfinite(w).all() and np.isfinite(a).all()
+    eigenvalues = np.linalg.eigvalsh(a) if finite else np.zeros(1)
+    definite = np.allclose(a, a.transpose(0, 2, 1)) and eigenvalues.min() > 0
+    on_plane = start.shape == (2,) and np.isfinite(start).all()
+    is_step = 0 <= inner_lr < np.inf
+    refuse(
+        {
+            "optima and curvatures must be finite; one of their numbers is not": not finite,
+            f"each curvature must be symmetric with positive eigenvalues, got {a.tolist()}; use B @ B.T + I": not definite,
+            f"theta is {start.tolist()}; give 2 finite coordinates": not on_plane,
+            f"inner_lr={inner_lr} is not a step size; it must be finite and at least 0": not is_step,
+            f"{len(names)} names for {n} tasks; give one each": len(names) != n,
+        }
+    )
     low, high = np.vstack([w, start]).min(axis=0), np.vstack([w, start]).max(axis=0)
     middle, reach = (low + high) / 2, 1.5 + 0.6 * float((high - low).max())
     return Figure(
@@ -329,36 +325,25 @@ def few_shot_game(tasks: Task, *, caption: str = "") -> Figure:
             `(n_tasks, n)` from 0, as many drawings of every class.
     """
     (support_x, support_y), (query_x, query_y) = ((part.x.cpu(), part.y.cpu()) for part in tasks)
-    if support_x.dim() != 5 or support_y.shape != support_x.shape[:2] or len(support_x) == 0:
+    alike = query_x.shape[2:] == support_x.shape[2:] and len(query_x) == len(support_x) > 0
+    labelled = support_y.shape == support_x.shape[:2] and query_y.shape == query_x.shape[:2]
+    if support_x.dim() != 5 or not alike or not labelled:
         raise ValueError(
-            f"support has images {tuple(support_x.shape)} and labels {tuple(support_y.shape)}; "
-            "give a stack of tasks, (n_tasks, n, channels, h, w) and (n_tasks, n)"
+            f"support images {tuple(support_x.shape)}, query images {tuple(query_x.shape)} and their labels "
+            f"{tuple(support_y.shape)} and {tuple(query_y.shape)} do not fit; give a stack of tasks, images "
+            "(n_tasks, n, channels, h, w) and labels (n_tasks, n), and draw support and query together"
         )
-    if (
-        query_x.shape[2:] != support_x.shape[2:]
-        or query_y.shape != query_x.shape[:2]
-        or len(query_x) != len(support_x)
-    ):
-        raise ValueError(
-            f"query images {tuple(query_x.shape)} do not fit support images {tuple(support_x.shape)}; draw "
-            "both together"
-        )
-    low, high = float(support_x.min()), float(support_x.max())
-    if low < 0 or high > 1:
-        raise ValueError(
-            f"pixels lie between {low:.3g} and {high:.3g}; scale the images to 0 (paper) to 1 (ink)"
-        )
-    n_way = int(support_y.max()) + 1
-    k_shot, rest = divmod(support_y.shape[1], n_way)
-    if (
-        rest
-        or k_shot == 0
-        or not all(torch.equal(torch.bincount(y), torch.full((n_way,), k_shot)) for y in support_y)
-    ):
-        raise ValueError(
-            f"the support labels are not {n_way} classes with equally many drawings in every task; draw them "
-            "with class_tasks"
-        )
+    n_way, low, high = int(support_y.max()) + 1, float(support_x.min()), float(support_x.max())
+    k_shot = support_y.shape[1] // n_way
+    even = all(torch.equal(y.bincount(), torch.full((n_way,), k_shot)) for y in support_y)
+    refuse(
+        {
+            f"pixels lie between {low:.3g} and {high:.3g}; scale the images to 0 (paper) to 1 (ink)": (
+                not 0 <= low <= high <= 1
+            ),
+            f"the support labels are not {n_way} classes with equally many drawings in every task; use class_tasks": not even,
+        }
+    )
     _within("n_way", n_way, 2, 9)
     chooser = random.Random(0)
     drawings, answers, nearest = [], [], []
@@ -411,14 +396,16 @@ def _packed(name: str, params: Params) -> dict[str, Any]:
         and all(left[0] == right[1] for left, right in itertools.pairwise(weights))
         and weights[0][1] == weights[-1][0] == 1
     )
-    if not layers:
-        raise ValueError(
-            f"the parameters of {name} have shapes {shapes}; give weight and bias of each linear layer in "
-            "order, from 1 input to 1 output"
-        )
+    refuse(
+        {
+            f"the parameters of {name} have shapes {shapes}; give weight and bias of each linear layer in order, "
+            "from 1 input to 1 output": not layers,
+            f"the parameters of {name} are not all finite; check its training before showing it": not all(
+                tensor.float().isfinite().all() for tensor in tensors
+            ),
+        }
+    )
     flat = torch.cat([tensor.flatten() for tensor in tensors]).float()
-    if not flat.isfinite().all():
-        raise ValueError(f"the parameters of {name} are not all finite; check its training before showing it")
     return {
         "sizes": [1, *(rows for rows, _ in weights)],
         "weights": base64.b64encode(flat.numpy().astype("<f4").tobytes()).decode(),
