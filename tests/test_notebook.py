@@ -33,6 +33,7 @@ def test_setup_repeats_every_generator_sets_threads_and_style_and_prints_one_lin
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
 
     assert draw() == draw()
+    assert torch.initial_seed() == 7
     assert torch.get_num_threads() == 1
     assert plt.rcParams["axes.facecolor"] == figures.CARD
     assert repr(torch.tensor(1 / 3, dtype=torch.float64)) == "tensor(0.3333, dtype=torch.float64)"
