@@ -1,10 +1,12 @@
-"""What every test shares: modules beside the tests can be imported; pictures need no screen."""
+"""What every test shares: modules beside the tests can be imported; pictures need no screen; a browser has no network."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import matplotlib
+import pytest
 
 matplotlib.use("agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two processes share two cores
@@ -17,3 +19,40 @@ def pytest_terminal_summary(terminalreporter):
         reports = terminalreporter.stats.get("skipped", [])
         with Path(file).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{report.longrepr[2].removeprefix('Skipped: ')}\n" for report in reports)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium without a window; where it or playwright is missing the test is skipped, with the reason."""
+    why = "playwright is not installed: make test installs it"
+    playwright = pytest.importorskip("playwright.sync_api", reason=why)
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+    executable = next(filter(None, map(shutil.which, names)), None)
+    if executable is None:
+        pytest.skip(f"no browser on this machine (looked for {', '.join(names)})")
+    with playwright.sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=executable, args=["--no-sandbox", "--disable-gpu"])
+
+
+@pytest.fixture
+def open_page(browser):
+    """Opens a file with the network shut; what any page complained about or asked the network for fails the test."""
+    pages, complaints = [], []
+    hear = complaints.append
+
+    def open_page(file, *, width=1400, height=900, **options):
+        size = {"width": width, "height": height}
+        page = browser.new_page(offline=True, reduced_motion="reduce", viewport=size, **options)
+        pages.append(page)
+        page.on("console", lambda said: hear(said.text) if said.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: hear(str(error)))
+        page.on("request", lambda asked: hear(asked.url) if asked.url.startswith("http") else None)
+        page.on("requestfailed", lambda asked: hear(f"failed: {asked.url}"))
+        page.goto(file.as_uri())
+        return page
+
+    yield open_page
+    heard = [*complaints]  # closing may cut a request short
+    for page in pages:
+        page.close()
+    assert heard == []

@@ -1,0 +1,63 @@
+"""The four interactive figures, small, and what one does to a page that shows them."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+
+from mamlkit import widgets
+from mamlkit.tasks import Batch, Task
+
+W = [[-2.0, 0.0], [2.0, 1.0], [0.5, -1.5]]
+A = [[[1.0, 0.2], [0.2, 4.0]], [[3.0, 0.5], [0.5, 1.0]], [[0.5, 0.0], [0.0, 0.5]]]
+
+
+def network(sizes=(1, 40, 40, 1), seed=0) -> torch.nn.Sequential:
+    torch.manual_seed(seed)
+    layers = [layer for size in pairwise(sizes) for layer in (torch.nn.Linear(*size), torch.nn.ReLU())]
+    return torch.nn.Sequential(*layers[:-1])
+
+
+def image_tasks(n_tasks=3, n_way=5, k_shot=1) -> Task:
+    """Random drawings; each query is a paler copy of a support drawing."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(n_tasks, n_way * k_shot, 1, 28, 28, generator=generator)
+    y = torch.stack([torch.randperm(n_way * k_shot, generator=generator) % n_way for _ in range(n_tasks)])
+    return Task(Batch(x, y), Batch(x[:, :n_way] * 0.9, y[:, :n_way]))
+
+
+descent = partial(widgets.gradient_descent, step_size=0.3, start=2.0, caption="</script><b>x</b>")
+plane = partial(widgets.two_tasks, W, A, inner_lr=0.1)
+NETWORKS = {"maml": network().state_dict(), "joint": network(seed=1).state_dict()}
+sinusoid = partial(widgets.sinusoid_adaptation, NETWORKS, inner_lr=0.03)
+game = partial(widgets.few_shot_game, image_tasks(20))
+FIGURES = {"descent": descent, "plane": plane, "sinusoid": sinusoid, "game": game}
+every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
+
+
+def middle(grip) -> tuple[float, float]:
+    """Where a mouse or a finger takes a handle."""
+    grip.scroll_into_view_if_needed()
+    box = grip.bounding_box()
+    return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+
+
+def drag(grip, across: float, down: float) -> None:
+    """Takes a handle with the mouse and lets it go elsewhere."""
+    (x, y), mouse = middle(grip), grip.page.mouse
+    mouse.move(x, y)
+    mouse.down()
+    mouse.move(x + across, y + down, steps=5)
+    mouse.up()
+
+
+def barriers(page, *excused: str) -> str:
+    """What axe finds in the way of a reader with a keyboard, a screen reader or weak eyes."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
+    rules = {rule: {"enabled": False} for rule in excused}
+    # a style sheet in a file can't be fetched, and the browser would say so
+    found = axe.Axe().run(page, options={"rules": rules, "preload": {"assets": ["media"]}})
+    return found.generate_report() if found.violations_count else ""
