@@ -26,7 +26,6 @@ from typing import NamedTuple
 
 import torch
 from options import device, folder, minutes, whole
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
@@ -184,8 +183,8 @@ def by_seed(measure: Callable[[Params], Tensor], params: Params) -> Tensor:
 
 
 def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
-    """All seeds of a run, meta-trained, resumed from the folder."""
-    initial = []
+    """All seeds of a run, meta-trained, resumed from the folder, where `kept` finds what is best."""
+    initial, started = [], datetime.now(UTC)
     for seed in config.seeds:
         torch.manual_seed(seed)
         model = network(config, at.device)
@@ -220,8 +219,23 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
         max_seconds=at.deadline - time.monotonic(),
         config={**asdict(config), "run": name},
     )
-    records.save_weights(trained.best, at.folder / f"{name}.safetensors")
+    best = records.save_weights(trained.best, at.folder / f"{name}.safetensors")
+    made = records.provenance(
+        __file__, device=at.device, dtype=torch.float32, started=started, seconds=trained.seconds
+    )
+    record = records.Record(f"omniglot-{name}", asdict(config), {"seconds": trained.seconds}, made, best)
+    records.save(record, at.folder / f"{name}.json", replace=True)
     return model, trained
+
+
+def kept(name: str, at: Setting) -> Params:
+    """The best parameters of all seeds, if the folder holds them as a run with these settings left them, or nothing."""
+    record = at.folder / f"{name}.json"
+    try:
+        records.check_place(record, f"omniglot-{name}", asdict(RUNS[name]))
+        return records.load_weights(record, device=at.device)
+    except (OSError, ValueError):  # not there, other settings, or other bytes
+        return {}
 
 
 def run(name: str, at: Setting) -> None:
@@ -345,15 +359,15 @@ def traps(name: str, at: Setting, *, n_tasks: int | None = None, n_of_orders: in
     n_tasks = n_tasks or (600 if at.device.type == "cuda" else 200)
     settings = {of: asdict(RUNS[of]) for of in TRAPS[name]}
     records.check_place(place_of(name, at), f"omniglot-{name}", settings)
-    if missing := [of for of in settings if not (at.folder / f"{of}.safetensors").is_file()]:
+    best = {of: kept(of, at) for of in settings}
+    if missing := [of for of in settings if not best[of]]:
         raise FileNotFoundError(
-            f"it measures {' and '.join(missing)}, which {at.folder} does not hold; run first: "
+            f"it measures {' and '.join(missing)}, whose weights are not in {at.folder} as they were left; run first: "
             f"python book/experiments/omniglot.py {' '.join(missing)} --again"
         )
     cells, orders = [], []
     for of in TRAPS[name]:
         config = RUNS[of]
-        best = load_file(at.folder / f"{of}.safetensors", device=str(at.device))
         model = network(config, at.device)
         _, adapt = losses_of(config, model)
         accuracies = {
@@ -369,11 +383,11 @@ def traps(name: str, at: Setting, *, n_tasks: int | None = None, n_of_orders: in
                 for k_query in k_queries:
                     tasks = draw(pictures, n_tasks, config, 1_000_000, k_query=k_query)
                     for steps in (1, 3, 10):
-                        each = by_seed(partial(accuracies[mode], adapt(steps), tasks=tasks), best)
+                        each = by_seed(partial(accuracies[mode], adapt(steps), tasks=tasks), best[of])
                         cell = {"run": of, "normalisation": mode, "rotated": rotated, "k_query": k_query}
                         cells.append({**cell, "test_steps": steps, **summary(each)})
                         print(cells[-1], flush=True)
-        orders.append({"run": of, **label_orders(config, model, adapt(1), best, at, n_of_orders)})
+        orders.append({"run": of, **label_orders(config, model, adapt(1), best[of], at, n_of_orders)})
     metrics = {"cells": cells, "label_orders": orders, "n_tasks": n_tasks}
     write(name, settings, metrics, at, started, time.monotonic() - began)
 
