@@ -18,22 +18,26 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import NamedTuple
 
 NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
     r"(?:(?:\.\d+)(?:[eE][-+−]\d+)?(?![\d]|\.\d)|(?:[eE][-+−]\d+)?(?!\w|\.\d))"
 )
-NEVER_TEXT = ("image/png", "application/vnd.jupyter.widget-view+json")
+GRANT = re.compile(
+    r"(\S+) +\| +(\S.*?) +\| +(?:(\d+(?:\.\d+)?) (units|%|% of the axes)|(another task)) +\| +\S.*"
+)
+KINDS = {"units": "units", "%": "share", "% of the axes": "axes", "another task": "task"}
+NEVER_TEXT = {"image/png", "application/vnd.jupyter.widget-view+json"}
 
 
-@dataclass(frozen=True)
-class Tolerance:
+class Tolerance(NamedTuple):
     """What a line of `allowed_tolerances.txt` grants one cell beside the ordinary rules."""
 
-    units: Decimal | None = None  # of the last digit, and of an integer
+    units: Decimal = Decimal(0)  # of the last digit, and of an integer
     share: Decimal = Decimal(0)  # of the number
     axes: Decimal = Decimal(0)  # of a picture's axes
     task: Decimal = Decimal(0)  # 1 where a picture may show another task: other drawings and answers (✓, ✗)
@@ -42,13 +46,10 @@ class Tolerance:
 ORDINARY = Tolerance()
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number as it was printed."""
-
+class Number(NamedTuple):
     value: Decimal
     unit: Decimal  # of its last digit; zero for an integer that counts
-    text: str
+    text: str  # as it was printed
 
 
 def text_difference(stored: str, drawn: str, allowed: Tolerance = ORDINARY) -> str | None:
@@ -70,10 +71,8 @@ def _line_difference(stored: str, drawn: str, allowed: Tolerance) -> str | None:
         return "other words"
     for i, (number, now) in enumerate(zip(numbers, now_numbers, strict=True)):
         unit = min(number.unit, now.unit) or max(number.unit, now.unit)
-        room = max(unit, allowed.share * abs(number.value))
-        if allowed.units is not None:
-            room = max(room, allowed.units * (unit or 1))
-        if words[i + 1] == "±" and words[i + 2 : i + 3] and i + 1 < len(numbers):
+        room = max(unit, allowed.share * abs(number.value), allowed.units * (unit or 1))
+        if words[i + 1] == "±" and i + 1 < len(numbers):
             room = max(room, numbers[i + 1].value)
         elif words[i] == "±" and i > 0:
             room = max(room, number.value / 4)
@@ -102,45 +101,36 @@ def _plain(words: str) -> str:
 def outputs_difference(
     stored: list[Mapping], drawn: list[Mapping], allowed: Tolerance = ORDINARY, clean=lambda text: text
 ) -> str | None:
-    """Why the texts of two lists of outputs do not say the same, or `None`; pictures are not looked at.
+    """Why the texts of two lists of outputs, as nbformat holds them, do not say the same, or `None`.
 
-    Args:
-        stored: what the page shows, as nbformat holds it.
-        drawn: what this run made.
-        allowed: beyond the ordinary rules.
-        clean: taken over every text before, for what no two runs share.
+    Pictures are not looked at; `clean` is taken over every text before, for what no two runs share.
     """
     page, run = (_texts(outputs, clean) for outputs in (stored, drawn))
-    if missing := [kind for kind in page if kind not in run]:
-        return f"the page has {', '.join(missing)}, this run made none"
-    for kind, texts in run.items():
-        if len(texts) != len(page.get(kind, [])):
-            return f"the page has {len(page.get(kind, []))} outputs of {kind}, this run made {len(texts)}"
-        for text, now in zip(page[kind], texts, strict=True):
+    for kind in page | run:
+        if len(page[kind]) != len(run[kind]):
+            return (
+                f"the page has {len(page[kind])} outputs of {kind}, this run made {len(run[kind]) or 'none'}"
+            )
+        for text, now in zip(page[kind], run[kind], strict=True):
             if why := text_difference(text, now, allowed):
                 return f"{kind}, {why}"
     return None
 
 
-def _texts(outputs: list[Mapping], clean) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for kind, text in (pair for output in outputs for pair in _pairs(output)):
-        found.setdefault(kind, []).append(clean(text))
+def _texts(outputs: list[Mapping], clean) -> defaultdict[str, list[str]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for output in outputs:
+        if output["output_type"] == "stream":
+            texts = {output["name"]: output["text"]}
+        elif output["output_type"] == "error":
+            texts = {"error": f"{output['ename']}: {output['evalue']}"}
+        else:
+            glued = output.get("metadata", {}).get("scrapbook", {})
+            texts = {f"the {key} of a glued value": glued[key] for key in glued} | output["data"]
+        for kind, text in texts.items():
+            if kind not in NEVER_TEXT:
+                found[kind].append(clean(text if isinstance(text, str) else json.dumps(text, sort_keys=True)))
     return found
-
-
-def _pairs(output: Mapping) -> Iterator[tuple[str, str]]:
-    if output["output_type"] == "stream":
-        yield output["name"], output["text"]
-    elif output["output_type"] == "error":
-        yield "error", f"{output['ename']}: {output['evalue']}"
-    else:
-        name = output.get("metadata", {}).get("scrapbook", {}).get("name")
-        if name is not None:
-            yield "the name of a glued value", name
-        for mime, value in output["data"].items():
-            if mime not in NEVER_TEXT:
-                yield mime, value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def tolerances(text: str) -> dict[tuple[str, str], Tolerance]:
@@ -149,22 +139,17 @@ def tolerances(text: str) -> dict[tuple[str, str], Tolerance]:
     Raises:
         ValueError: a line without its four parts, a tolerance of another form, or the same kind twice.
     """
-    granted: dict[tuple[str, str], dict] = {}
-    for line in filter(str.strip, text.splitlines()):
-        if line.startswith("#"):
+    granted: defaultdict[tuple[str, str], dict] = defaultdict(dict)
+    for line in text.splitlines():
+        if not line.strip() or line.startswith("#"):
             continue
-        parts = [part.strip() for part in line.split(" | ")]
-        granting = parts[-2] if len(parts) > 3 else ""
-        amount = re.fullmatch(r"(\d+(?:\.\d+)?) (units|%|% of the axes)|(another task)", granting)
-        if not amount or not all(parts):
-            raise ValueError(
-                "not of the form 'notebook.ipynb | first line or fig-name | 3 units, 5 %, 2 % of the axes or "
-                f"another task | reason': {line!r}"
-            )
-        unit = amount[2] or amount[3]
-        kind = {"units": "units", "%": "share", "% of the axes": "axes", "another task": "task"}[unit]
-        of_cell = granted.setdefault((parts[0], " | ".join(parts[1:-2])), {})
-        if kind in of_cell:
-            raise ValueError(f"{parts[0]} | {parts[1]}: two lines grant {unit}; keep one")
-        of_cell[kind] = Decimal(amount[1] or 1) / (1 if kind in ("units", "task") else 100)
+        parts = GRANT.fullmatch(line.strip())
+        if not parts:
+            form = "notebook.ipynb | first line or fig-name | 3 units, 5 %, 2 % of the axes or another task | reason"
+            raise ValueError(f"not of the form {form!r}: {line!r}")
+        name, cell, amount, *unit = parts.groups()
+        kind = KINDS[unit[0] or unit[1]]
+        if kind in granted[name, cell]:
+            raise ValueError(f"{name} | {cell}: two lines grant {unit[0] or unit[1]}; keep one")
+        granted[name, cell][kind] = Decimal(amount or 1) / (100 if kind in ("share", "axes") else 1)
     return {cell: Tolerance(**kinds) for cell, kinds in granted.items()}

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,8 +37,7 @@ VARIABLES = {variable for environment in SETTINGS.values() for variable in envir
 
 
 def environment(name: str, folder: str) -> dict[str, str]:
-    """The environment of one setting; its compiled code lies in `folder`, or in a folder beside the reader's
-    own."""
+    """The environment of one setting; its compiled code lies in `folder`, or beside the reader's own."""
     outside = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     cache = Path(os.environ.get("TORCHINDUCTOR_CACHE_DIR", folder)) / name.partition("-")[0]
     return {**outside, **SETTINGS[name], "TORCHINDUCTOR_CACHE_DIR": str(cache)}
@@ -53,47 +53,34 @@ def run(name: str, chapters: list[str], folder: str) -> tuple[str, bool]:
     print(f"\n{name}: running", flush=True)
     start = time.perf_counter()
     pytest = (sys.executable, "-m", "pytest", "-q", "--nbval", "-n", "2", "--dist", "loadfile")
-    done = subprocess.run(
-        [*pytest, *chapters],
-        cwd=ROOT,
-        env=environment(name, folder),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "check": False}
+    done = subprocess.run([*pytest, *chapters], cwd=ROOT, env=environment(name, folder), **pipes)
     if done.returncode:
         print(done.stdout, flush=True)
-    counts = {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error)", done.stdout[-300:])}
-    good = done.returncode == 0 and counts.get("passed", 0) > 0
-    red = counts.get("failed", 0) + counts.get("error", 0)
-    seconds = time.perf_counter() - start
-    return (
-        f"{name:10s} {seconds:7.0f} {counts.get('passed', 0):7d} {red:7d}  {'holds' if good else 'DIFFERS'}",
-        good,
+    counts = Counter(
+        {what: int(n) for n, what in re.findall(r"(\d+) (passed|failed|error)", done.stdout[-300:])}
     )
+    good = done.returncode == 0 and counts["passed"] > 0
+    row = f"{name:10s} {time.perf_counter() - start:7.0f} {counts['passed']:7d}"
+    return f"{row} {counts['failed'] + counts['error']:7d}  {'holds' if good else 'DIFFERS'}", good
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument(
         "names", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)} (default: all)"
     )
     parser.add_argument("--turn", action="store_true", help="only the setting whose turn it is")
-    parser.add_argument(
-        "--only", action="append", default=[], metavar="CHAPTER", help="run only this chapter"
-    )
+    parser.add_argument("--only", action="append", default=[], metavar="CHAPTER", help="run only this one")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in SETTINGS]:
         parser.error(f"no setting is called {unknown[0]!r}; there are {', '.join(SETTINGS)}")
     names = options.names or list(SETTINGS)
     if options.turn:
-        count = subprocess.run(
-            ["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        ask = ("git", "rev-list", "--count", "HEAD")
+        count = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False)
         names = [in_turn(int(count.stdout) if count.returncode == 0 else int(time.time()) // 86_400)]
     chapters = [str(ROOT / "book" / f"{Path(name).stem}.ipynb") for name in options.only]
     chapters = chapters or sorted(map(str, (ROOT / "book").glob("*.ipynb")))

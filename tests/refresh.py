@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import itertools
 import os
 import re
 import shutil
@@ -64,17 +65,14 @@ def chapters() -> list[Path]:
 
 def normalised(notebook: NotebookNode) -> NotebookNode:
     """The notebook in its normal form: what differs from run to run or editor to editor is gone."""
-    cells, count = [], 0
+    cells, counts = [], itertools.count(1)
     for position, cell in enumerate(notebook.cells):
         metadata = {key: cell.metadata[key] for key in CELL_METADATA if cell.metadata.get(key)}
-        fresh = {"cell_type": cell.cell_type, "id": f"cell-{position:02d}", "metadata": metadata}
-        fresh["source"] = cell.source.rstrip("\n")
+        cells.append({"cell_type": cell.cell_type, "id": f"cell-{position:02d}", "metadata": metadata})
+        cells[-1]["source"] = cell.source.rstrip("\n")
         if cell.cell_type == "code":
-            if cell.execution_count is not None:
-                count += 1
-            fresh["execution_count"] = None if cell.execution_count is None else count
-            fresh["outputs"] = _outputs(cell.outputs, fresh["execution_count"])
-        cells.append(fresh)
+            count = None if cell.execution_count is None else next(counts)
+            cells[-1] |= {"execution_count": count, "outputs": _outputs(cell.outputs, count)}
     return nbformat.from_dict({"cells": cells, "metadata": METADATA, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -82,27 +80,23 @@ def _outputs(outputs: list[NotebookNode], count: int | None) -> list[dict]:
     fresh: list[dict] = []
     for output in outputs:
         kind = output.output_type
+        if kind == "stream" and fresh and fresh[-1].get("name") == output.name:
+            fresh[-1]["text"] += output.text
+            continue
+        fresh.append({"output_type": kind})
         if kind == "stream":
-            if fresh and fresh[-1].get("name") == output.name:
-                fresh[-1]["text"] += output.text
-            else:
-                fresh.append({"output_type": kind, "name": output.name, "text": output.text})
+            fresh[-1] |= {"name": output.name, "text": output.text}
         elif kind == "error":
             # The traceback holds paths and colours; the page needs the error.
             line = f"{output.ename}: {output.evalue}"
-            fresh.append(
-                {"output_type": kind, "ename": output.ename, "evalue": output.evalue, "traceback": [line]}
-            )
+            fresh[-1] |= {"ename": output.ename, "evalue": output.evalue, "traceback": [line]}
         else:
             data = {mime: value for mime, value in output.data.items() if mime not in LIVE_ONLY}
-            data = {
-                mime: value.strip() if mime.startswith("image/") and isinstance(value, str) else value
-                for mime, value in data.items()
-            }
+            pictures = {mime: v.strip() for mime, v in data.items() if mime.startswith("image/")}
             glued = {key: value for key, value in output.metadata.items() if key == "scrapbook"}
-            fresh.append({"output_type": kind, "data": data, "metadata": glued})
-            if kind == "execute_result":
-                fresh[-1]["execution_count"] = count
+            fresh[-1] |= {"data": data | pictures, "metadata": glued}
+        if kind == "execute_result":
+            fresh[-1]["execution_count"] = count
     return fresh
 
 
@@ -116,47 +110,40 @@ def execute(notebook: NotebookNode, folder: Path) -> NotebookNode:
     """A copy with fresh outputs, run from top to bottom in `folder` by this very Python.
 
     Raises:
-        RefreshError: a cell failed, took too long or wrote to stderr, or an error or a picture that was
-            announced did not come.
+        RefreshError: a cell failed, took too long, wrote to stderr, or did not raise or draw what it announced.
     """
     fresh = nbformat.from_dict(notebook)
     for cell in fresh.cells:
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
-    manager = AsyncKernelManager(
-        kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=NbvalKernelspecManager()
-    )
-    client = NotebookClient(
-        fresh,
-        km=manager,
-        timeout=SECONDS_PER_CELL,
-        record_timing=False,
-        resources={"metadata": {"path": str(folder)}},
-    )
+    specs = NbvalKernelspecManager()
+    manager = AsyncKernelManager(kernel_name=CURRENT_ENV_KERNEL_NAME, kernel_spec_manager=specs)
+    where = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(fresh, km=manager, timeout=SECONDS_PER_CELL, record_timing=False, resources=where)
     try:
         client.execute(env=kernel_environment())
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
         raise RefreshError(str(error).strip()) from error
     for position, cell in enumerate(fresh.cells):
-        if cell.cell_type != "code":
-            continue
-        noise = "".join(o.text for o in cell.outputs if o.output_type == "stream" and o.name == "stderr")
-        if noise:
-            raise RefreshError(f"cell {position} wrote to stderr:\n{noise.strip()}")
-        wants = any(key in cell.metadata.get("mystnb", {}) for key in ("figure", "image"))
-        if wants and not any("image/png" in o.get("data", {}) for o in cell.outputs):
-            raise RefreshError(
-                f"cell {position} has a caption, but drew no picture; does it end with plt.show()?"
-            )
-        announced = "raises-exception" in cell.metadata.get("tags", [])
-        if announced and not any(o.output_type == "error" for o in cell.outputs):
-            raise RefreshError(f"cell {position} is tagged raises-exception and raised nothing")
+        if why := _unclean(cell) if cell.cell_type == "code" else "":
+            raise RefreshError(f"cell {position} {why}")
     return fresh
 
 
+def _unclean(cell: NotebookNode) -> str:
+    """Why what a cell did is not stored, or nothing."""
+    wants = any(key in cell.metadata.get("mystnb", {}) for key in ("figure", "image"))
+    if noise := "".join(o.text for o in cell.outputs if o.get("name") == "stderr"):
+        return f"wrote to stderr:\n{noise.strip()}"
+    if wants and not any("image/png" in o.get("data", {}) for o in cell.outputs):
+        return "has a caption, but drew no picture; does it end with plt.show()?"
+    if "raises-exception" in gates.tags(cell) and all(o.output_type != "error" for o in cell.outputs):
+        return "is tagged raises-exception and raised nothing"
+    return ""
+
+
 def kernel_environment() -> dict[str, str]:
-    """The environment of a kernel whose outputs are stored or compared, the same whoever starts it: this
-    folder's kit, figures in the page, no settings of the user's, no progress bars, no colours."""
+    """The environment of a kernel whose outputs are stored or compared, the same whoever starts it."""
     (matplotlib,) = find_spec("matplotlib").submodule_search_locations
     return {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)} | {
         "IPYTHONDIR": _no_profile(),
@@ -183,33 +170,29 @@ def refresh(path: Path) -> str:
     Raises:
         RefreshError: nothing was written, and why.
     """
-    before = path.read_bytes()
-    notebook = nbformat.reads(before.decode(), as_version=4)
-    start = time.perf_counter()
-    fresh = execute(notebook, path.parent)
+    before, start = path.read_bytes(), time.perf_counter()
+    fresh = execute(nbformat.reads(before.decode(), as_version=4), path.parent)
     seconds = time.perf_counter() - start
     if path.read_bytes() != before:
         raise RefreshError("the file changed while it ran; save it and refresh again")
-    size = _write(path, text(normalised(fresh)))
     n_code = sum(cell.cell_type == "code" for cell in fresh.cells)
-    return f"{n_code} code cells in {seconds:.0f} s, {size / 1000:.0f} kB{_card(notebook, seconds)}"
+    return f"{n_code} code cells in {seconds:.0f} s, {_write(path, fresh)}{_card(fresh, seconds)}"
 
 
 def _card(notebook: NotebookNode, seconds: float) -> str:
     """A remark where the card promises another time than was measured."""
     card = re.search(r"\*\*Running\*\*\D*(\d+)\s*(s|min)\b", "\n".join(c.source for c in notebook.cells[:3]))
-    if card is None:
-        return ""
-    promised = int(card[1]) * (60 if card[2] == "min" else 1)
+    promised = int(card[1]) * (60 if card[2] == "min" else 1) if card else seconds
     off = abs(promised - seconds) > max(5, 0.5 * promised)
     return f" (its card says {card[1]} {card[2]}: mend one)" if off else ""
 
 
-def _write(path: Path, content: str) -> int:
-    partial = path.with_suffix(".ipynb.partial")
+def _write(path: Path, notebook: NotebookNode) -> str:
+    """Write the normal form whole or not at all; its size."""
+    content, partial = text(normalised(notebook)), path.with_suffix(".ipynb.partial")
     partial.write_text(content, encoding="utf-8")
     os.replace(partial, path)
-    return len(content.encode())
+    return f"{len(content.encode()) / 1000:.0f} kB"
 
 
 def is_normal(path: Path) -> bool:
@@ -234,28 +217,23 @@ def _find(name: str) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("names", nargs="*", help="chapters, by name or path (default: all)")
-    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="the same, one at a time")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--check", action="store_true", help="write nothing, fail where a file is not normal")
     mode.add_argument("--format", action="store_true", help="run nothing, write the normal form")
     options = parser.parse_args(arguments)
-    paths = [_find(name) for name in options.names + options.only] or chapters()
-    failed = 0
+    paths = [_find(name) for name in options.names] or chapters()
+    failed = False
     for path in paths:
         try:
+            if options.check and not is_normal(path):
+                raise RefreshError(f"not in its normal form; run `make refresh ONLY={path.stem}`")
             if options.check:
-                if not is_normal(path):
-                    raise RefreshError(f"not in its normal form; run `make refresh ONLY={path.stem}`")
                 done = "normal"
             elif options.format:
-                content = path.read_text(encoding="utf-8")
-                done = (
-                    f"{_write(path, text(normalised(nbformat.reads(content, as_version=4)))) / 1000:.0f} kB"
-                )
+                done = _write(path, nbformat.read(path, as_version=4))
             else:
                 print(f"{path.stem}: running", flush=True)
                 done = refresh(path)
@@ -263,9 +241,9 @@ def main(arguments: list[str] | None = None) -> int:
             for problem in [] if options.format else _to_mend(path):
                 print(f"    to mend: {problem}", flush=True)
         except RefreshError as error:
-            failed += 1
+            failed = True
             print(f"{path.stem}: NOT WRITTEN. {error}", file=sys.stderr, flush=True)
-    return 1 if failed else 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -32,45 +32,42 @@ def test_a_condition_that_could_not_fail_is_refused(condition):
         claim("this holds", condition)
 
 
-def test_a_right_answer_is_solved(capsys):
-    exercise("ex-sums-1", lambda: torch.tensor(4.0) == 4)
+def raises(error: BaseException):
+    """A condition that raises."""
 
-    assert capsys.readouterr().out == "✓ ex-sums-1: solved\n"
+    def condition():
+        raise error
 
-
-def test_a_missing_or_wrong_answer_is_not_yet_with_its_reason_and_nothing_is_raised(capsys):
-    def missing():
-        raise NotImplementedError
-
-    exercise("ex-1", lambda: False)
-    exercise("ex-2", lambda: None)
-    exercise("ex-3", lambda: undefined_name)  # type: ignore[name-defined]  # noqa: F821
-    exercise("ex-4", lambda: [True])
-    exercise("ex-5", missing)
-
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "… ex-1: not yet (the check is false)"
-    assert lines[1] == "… ex-2: not yet (no answer so far)"
-    assert lines[2] == "… ex-3: not yet (NameError: name 'undefined_name' is not defined)"
-    assert lines[3].startswith("… ex-4: not yet (TypeError: a condition is one bool, got a list")
-    assert lines[4] == "… ex-5: not yet (no answer so far)"
+    return condition
 
 
-def test_a_reason_is_one_short_line_without_addresses(capsys):
-    def fails():
-        raise ValueError(f"\n{object()!r} " + "x" * 500 + "\nsecond line")
-
-    exercise("ex-1", fails)
+@pytest.mark.parametrize(
+    ("condition", "said"),
+    [
+        (lambda: torch.tensor(4.0) == 4, "✓ ex-1: solved\n"),
+        (lambda: False, "… ex-1: not yet (the check is false)\n"),
+        (lambda: None, "… ex-1: not yet (no answer so far)\n"),
+        (raises(NotImplementedError()), "… ex-1: not yet (no answer so far)\n"),
+        (
+            raises(NameError("name 'x' is not defined")),
+            "… ex-1: not yet (NameError: name 'x' is not defined)\n",
+        ),
+        (lambda: [True], "… ex-1: not yet (TypeError: a condition is one bool, got a list"),
+        (
+            raises(ValueError("\n<object at 0x7f00aa> " + "x" * 500 + "\n2")),
+            "… ex-1: not yet (ValueError: <object at 0x…> x",
+        ),
+    ],
+)
+def test_an_answer_is_judged_in_one_short_line_and_nothing_is_raised(condition, said, capsys):
+    exercise("ex-1", condition)
 
     out = capsys.readouterr().out
+    assert out.startswith(said)
     assert out.count("\n") == 1
     assert len(out) < 150
-    assert "0x…" in out
 
 
 def test_an_interrupt_is_not_swallowed():
-    def stop():
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        exercise("ex-1", stop)
+        exercise("ex-1", raises(KeyboardInterrupt()))

@@ -2,356 +2,229 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from copy import deepcopy
-from functools import cache
+import json
 
 import gates
-import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
 import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-from mamlkit import figures
+UNANSWERED, REFUSED = "… ex-tiny-1: not yet (no answer so far)", "… ex-tiny-1: not yet (the check is false)"
+EXERCISE = f"""
+%% markdown
+````{{exercise}} A sum
+:label: ex-tiny-1
+```{{dropdown}} Hint
+```
+````
+%% code {{}}
+exercise("ex-tiny-1", lambda: answer == 4)
+--> stdout {UNANSWERED}
+%% markdown
+```{{solution-start}} ex-tiny-1
+:class: dropdown
+```
+%% code {{"tags": ["remove-cell"]}}
+exercise("ex-tiny-1", lambda: answer == 4)
+--> stdout {REFUSED}
+%% code {{}}
+exercise("ex-tiny-1", right)
+--> stdout ✓ ex-tiny-1: solved
+%% markdown
+```{{solution-end}}
+```
+"""
+FIGURE = '{"image": {"alt": "A sine wave that falls"}, "figure": {"name": "fig-wave", "caption": "A period of the sine."}}'
+CHAPTER = f"""
+%% markdown
+# Tiny
 
-FENCE = "`" * 3
-
-
-@cache
-def png(amplitude: float = 1.0, shift: float = 0.0, title: str = "A wave") -> str:
-    """A line in the house style, in base64."""
-    with plt.style.context(["default", figures.STYLE]):
-        figure, ax = plt.subplots()
-        x = np.linspace(0, 6, 200)
-        ax.plot(x, amplitude * np.sin(x) + shift, **figures.LOOK["maml"])
-        ax.set(title=title, ylim=(-3, 3))
-        file = io.BytesIO()
-        figure.savefig(file, format="png")
-        plt.close(figure)
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def printing(source: str, text: str = "", *, tags=(), **metadata):
-    """A code cell with what it printed."""
-    outputs = [new_output("stream", name="stdout", text=text + "\n")] if text else []
-    return new_code_cell(source, outputs=outputs, metadata={"tags": list(tags), **metadata})
-
-
-def exercise_cells(label: str) -> list:
-    """An exercise with its hint, the reader's cell, and the solution."""
-    hint = f"{FENCE}{{dropdown}} Hint\nCount.\n{FENCE}"
-    return [
-        new_markdown_cell(f"{FENCE}`{{exercise}} A sum\n:label: {label}\nAdd.\n{hint}\n{FENCE}`"),
-        printing(f'exercise("{label}", lambda: answer == 4)', f"… {label}: not yet (no answer so far)"),
-        new_markdown_cell(
-            f"{FENCE}{{solution-start}} {label}\n:label: sol-{label}\n:class: dropdown\n{FENCE}"
-        ),
-        printing(
-            f'answer = 5\nexercise("{label}", lambda: answer == 4)',
-            f"… {label}: not yet (the check is false)",
-            tags=["remove-cell"],
-        ),
-        printing(f'answer = 4\nexercise("{label}", lambda: answer == 4)', f"✓ {label}: solved"),
-        new_markdown_cell(f"{FENCE}{{solution-end}}\n{FENCE}"),
-    ]
-
-
-PICTURE = {
-    "image": {"alt": "A sine wave that rises, falls and rises again", "width": "100%"},
-    "figure": {"caption": "One period of the sine, drawn in one line.", "name": "fig-wave"},
-}
-
-
-def chapter():
-    """A sound chapter, `tiny.ipynb`."""
-    card = "\n".join(f"- **{key}** something" for key in gates.CARD)
-    drawing = new_code_cell(
-        "plt.plot(x, y);",
-        outputs=[new_output("display_data", {"image/png": png(), "text/plain": "<Figure>"})],
-        metadata={"mystnb": deepcopy(PICTURE)},
-    )
-    cells = [
-        new_markdown_cell("# Tiny\n\nAfter this page you can add two numbers."),
-        new_markdown_cell(f"{FENCE}{{admonition}} At a glance\n:class: glance\n{card}\n{FENCE}"),
-        printing("notebook.setup(seed=0)", "mamlkit 0.1.0 · torch 2.13.0 · cpu", tags=["hide-input"]),
-        *[printing(f"print({i})", str(i)) for i in range(8)],
-        drawing,
-        printing('claim("two and two are four", total == 4)', "✓ two and two are four"),
-        new_markdown_cell("## Exercises"),
-        *[cell for n in (1, 2, 3) for cell in exercise_cells(f"ex-tiny-{n}")],
-        new_markdown_cell("## Notes and further reading\n\nNone."),
-    ]
-    for count, cell in enumerate((c for c in cells if c.cell_type == "code"), 1):
-        cell.execution_count = count
-    return refresh.normalised(new_notebook(cells=cells))
-
-
-def judged(notebook, allowed=None) -> list[str]:
-    return gates.problems(notebook, "tiny.ipynb", allowed=allowed or {})
-
-
-def code(notebook, n: int):
-    """The n-th code cell: 0 the set-up, 1-8 prints, 9 the picture, 10 the claim, then the exercises."""
-    return [cell for cell in notebook.cells if cell.cell_type == "code"][n]
-
-
-def test_a_sound_chapter_passes():
-    assert judged(chapter()) == []
-
-
-def said(n: int, text: str):
-    return lambda nb: code(nb, n).outputs[0].update(text=text + "\n")
-
-
-def written(n: int, source: str):
-    return lambda nb: code(nb, n).update(source=source)
-
-
-def tagged(n: int, *tags: str):
-    return lambda nb: code(nb, n).metadata.update(tags=list(tags))
-
-
-def stored(n: int, *args, **settings):
-    return lambda nb: code(nb, n).outputs.append(new_output(*args, **settings))
-
-
-def replaced(old: str, new: str):
-    """The first cell that has `old` says `new` instead."""
-
-    def defect(nb):
-        cell = next(c for c in nb.cells if old in c.source)
-        cell.source = cell.source.replace(old, new)
-
-    return defect
-
-
-def checked_by(condition: str, check: str = ""):
-    """Exercise 1 asks another condition everywhere."""
-
-    def defect(nb):
-        for n in (11, 12, 13):
-            cell = code(nb, n)
-            cell.source = f"{check}\n" + cell.source.replace("lambda: answer == 4", condition)
-
-    return defect
-
-
-def print_a_time(nb):
-    written(2, "start = time.perf_counter()\nprint(f'{time.perf_counter() - start:.1f} s')")(nb)
-    said(2, "0.3 s")(nb)
-
-
-def ask_too_little(nb):
-    start = next(i for i, c in enumerate(nb.cells) if ":label: ex-tiny-2" in c.source)
-    del nb.cells[start : start + 12]
-
-
-# 0 the set-up, 1-8 prints, 9 the picture, 10 the claim, 11-13 the first exercise: before, wrong answer, solution
-DEFECTS = [
-    (lambda nb: code(nb, 3).update(outputs=[], execution_count=None), "execution count None"),
-    (lambda nb: code(nb, 3).update(execution_count=9), "execution count 9"),
-    (stored(2, "stream", name="stderr", text="UserWarning"), "stores stderr"),
-    (
-        stored(2, "error", ename="ValueError", evalue="no", traceback=["no"]),
-        "stores an error without the tag",
-    ),
-    (tagged(2, "raises-exception"), "stores no error"),
-    (said(2, "<Network at 0x7f32a00ae790>"), "an address"),
-    (said(2, "saved to /home/reader/records"), "a machine's path"),
-    (said(2, " 40%|████      | 4/10 [00:01<00:02, 3.4it/s]"), "a progress bar"),
-    (print_a_time, "prints a time"),
-    (tagged(2, "nbval-ignore-output"), "not listed"),
-    (written(2, "# NBVAL_SKIP\nprint(1)"), "in a comment"),
-    (tagged(2, "kit.meta.query_loss"), "which nothing reads"),
-    (lambda nb: code(nb, 9).metadata["mystnb"]["image"].update(alt=""), "image.alt"),
-    (lambda nb: code(nb, 9).metadata["mystnb"]["figure"].update(caption="Wave"), "figure.caption"),
-    (lambda nb: code(nb, 9).metadata["mystnb"]["figure"].pop("name"), "figure.name"),
-    (lambda nb: code(nb, 9).update(outputs=[]), "draws no picture"),
-    (lambda nb: code(nb, 9).update(outputs=code(nb, 9).outputs * 2), "draws 2 pictures"),
-    (written(2, "\n".join(["x = 1"] * 31)), "31 lines"),
-    (replaced("After this page you can add two numbers.", ""), "neither title nor"),
-    (replaced("## Notes", "# Another title\n\n## Notes"), "not exactly one title"),
-    (lambda nb: nb.cells.pop(1), "no card"),
-    (replaced("**Reading**", "**Pages**"), "does not say Reading"),
-    (tagged(0), "hide-input"),
-    (lambda nb: code(nb, 10).update(source="1", outputs=[]), "claims nothing"),
-    (replaced("## Notes", "The end."), "## Notes"),
-    (said(13, "… ex-tiny-1: not yet (the check is false)"), "its solution does not print 'solved'"),
-    (said(11, "✓ ex-tiny-1: solved"), "ex-tiny-1: it is solved before"),
-    (lambda nb: code(nb, 11).update(outputs=[]), "no cell prints 'not yet'"),
-    (said(12, "… ex-tiny-1: not yet (no answer so far)"), "ex-tiny-1: no cell tagged remove-cell"),
-    (said(12, "✓ ex-tiny-1: solved"), "ex-tiny-1: no cell tagged remove-cell"),
-    (tagged(12), "ex-tiny-1: no cell tagged remove-cell"),
-    (replaced("{dropdown} Hint", "{note}"), "has no hint"),
-    (replaced("{solution-start} ex-tiny-2", "{note}"), "ex-tiny-2 has no solution"),
-    (replaced(":class: dropdown\n", ""), "not collapsed"),
-    (written(2, 'exercise("ex-tiny-9", lambda: True)'), "checks ex-tiny-9"),
-    (
-        lambda nb: [c.update(source=c.source.replace("ex-tiny-3", "ex-other-3")) for c in nb.cells],
-        "the label ex-other-3",
-    ),
-    (ask_too_little, "1 exercises"),
-    (written(10, 'claim("two", True)'), "looks at nothing that was computed"),
-    (written(10, 'claim("two", 2 + 2 == 4)'), "compares constants"),
-    (written(10, 'claim("two", total < 1e9)'), "hardly any other reaches"),
-    (written(10, 'claim("two", -10**6 <= total)'), "hardly any other reaches"),
-    (written(10, 'claim("two", total == 4 or True)'), "a constant beside or"),
-    (written(10, 'claim("two", condition=total == 4)'), "two arguments by position"),
-    (written(10, 'print("✓ two and two are four")'), "a tick by itself"),
-    (written(10, "total = 4\nshow(total)"), "1 verdicts, but claims and exercises are called 0 times"),
-    (lambda nb: code(nb, 10).update(outputs=[]), "0 verdicts, but claims and exercises are called 1 times"),
-    (checked_by("lambda: True"), "looks at nothing that was computed"),
-    (checked_by("lambda: answer and True"), "a constant beside and"),
-    (checked_by("right", "def right():\n    return True"), "returns True whatever"),
-    (checked_by("right", "def right():\n    x = answer\n    return True"), "returns the same whatever"),
-    (checked_by("right", "def right():\n    assert answer == 4\n    return answer == 4"), "uses assert"),
-]
-
-
-@pytest.mark.parametrize(
-    ("defect", "message"), DEFECTS, ids=[f"{i}: {m}" for i, (_, m) in enumerate(DEFECTS)]
-)
-def test_hygiene_finds_what_went_wrong(defect, message):
-    notebook = chapter()
-
-    defect(notebook)
-
-    assert message in "\n".join(judged(notebook))
-
-
-@pytest.mark.parametrize("condition", ["total > 1e6", "abs(total) < 1e-9", "total == 1623", "all(total)"])
-def test_a_claim_that_can_fail_is_no_defect(condition):
-    notebook = chapter()
-
-    written(10, f'claim("two", {condition})')(notebook)
-
-    assert judged(notebook) == []
-
-
-def test_a_listed_reason_allows_one_ignored_output():
-    notebook = chapter()
-    print_a_time(notebook)
-    tagged(2, "nbval-ignore-output")(notebook)
-    allowed = gates.allow_list("# comment\ntiny.ipynb | start = time.perf_counter() | clocks differ\n")
-
-    assert judged(notebook, allowed) == []
-    assert gates.book_problems({"tiny.ipynb": notebook}, allowed) == []
-    assert "no such cell" in gates.book_problems({"tiny.ipynb": chapter()}, allowed)[0]
-
-
-def test_an_allowance_without_a_reason_is_refused():
-    with pytest.raises(ValueError, match="not of the form"):
-        gates.allow_list("tiny.ipynb | start = time.perf_counter()\n")
-
-
-def test_two_figures_of_one_name_are_found():
-    assert "fig-wave" in gates.book_problems({"one.ipynb": chapter(), "two.ipynb": chapter()}, {})[0]
-
-
-def test_pages_and_notebooks_are_compared_by_name(tmp_path):
-    (tmp_path / "book").mkdir()
-    (tmp_path / "book/index.md").touch()
-    toc = "root: book/index\nparts:\n- chapters:\n  - file: book/one\n  - file: book/gone\n"
-
-    assert gates.toc_notebooks(toc, tmp_path) == {"book/one.ipynb", "book/gone.ipynb"}
-
-
-# --- the kit's code
-
-
-KIT = '''
-import torch
+After this page you can add two numbers.
+%% markdown
+```{{admonition}} At a glance
+:class: glance
+{", ".join(f"**{key}**" for key in gates.CARD)}
+```
+%% code {{"tags": ["hide-input"]}}
+notebook.setup(seed=0)
+def right():
+    return answer == 4
+%% code {{"tags": []}}
+print(2)
+--> stdout 2
+%% code {{"mystnb": {FIGURE}}}
+plt.plot(x, y);
+--> image/png iVBORw0KGgo=
+%% code {{"tags": ["kit:maml.adapt"]}}
 from torch import Tensor
-
+def adapt(params, *, inner_lr=0.1):
+    step = inner_lr * 2
+    return params - step
+%% code {{}}
+claim("two and two", total == 4)
+--> stdout ✓ two and two
+%% markdown
+## Exercises
+{"".join(EXERCISE.replace("ex-tiny-1", f"ex-tiny-{n}") for n in (1, 2, 3))}
+%% markdown
+## Notes and further reading
+"""
+KIT = '''
+@checked
 def adapt(params: dict[str, Tensor], *, inner_lr: float = 0.1) -> Tensor:
     """One step."""
+    import torch
     step: float = inner_lr * 2
     return params - step
 '''
-SHOWN = (
-    "import torch\n\ndef adapt(params, *, inner_lr=0.1):\n    step = inner_lr * 2\n    return params - step"
-)
 
 
-@pytest.mark.parametrize(
-    ("source", "tag", "message"),
-    [
-        (SHOWN, "kit:algorithms.maml.adapt", None),
-        (SHOWN.replace("- step", "+ step"), "kit:algorithms.maml.adapt", "+    return params + step"),
-        (SHOWN.replace("0.1", "0.2"), "kit:algorithms.maml.adapt", "inner_lr=0.2"),
-        (SHOWN.replace("*, ", ""), "kit:algorithms.maml.adapt", "+def adapt(params, inner_lr=0.1):"),
-        (SHOWN + "\nprint(1)", "kit:algorithms.maml.adapt", "+print(1)"),
-        (SHOWN, "kit:algorithms.mmal.adapt", "no module 'algorithms.mmal'"),
-        (SHOWN, "kit:algorithms.maml.adopt", "no 'adopt'"),
-        ("x = 1", "kit:algorithms.maml.adapt", "is not the kit's source"),
-    ],
-)
-def test_a_cell_that_leaves_the_kits_source_is_found(tmp_path, source, tag, message):
-    (tmp_path / "algorithms").mkdir()
-    (tmp_path / "algorithms/maml.py").write_text(KIT)
-    notebook = new_notebook(cells=[new_code_cell(source, metadata={"tags": [tag]})])
-
-    found = gates.kit_problems(notebook, "tiny.ipynb", kit=tmp_path)
-
-    assert bool(found) == bool(message)
-    assert (message or "") in "".join(found)
+def output(line: str):
+    kind, _, text = line.partition(" ")
+    if kind == "error":
+        return new_output(kind, ename="ValueError", evalue=text, traceback=[text])
+    if kind in ("stdout", "stderr"):
+        return new_output("stream", name=kind, text=f"{text}\n")
+    return new_output("display_data", {kind: text})
 
 
-# --- the normal form
+def notebook(text: str, old: str = "", new: str = ""):
+    """A notebook of cells, `%% kind {metadata}`, and their outputs, `--> kind text`, with `new` in place of `old`."""
+    assert old in text, "there is nothing to change"
+    cells = []
+    for cell in text.replace(old, new).split("\n%% ")[1:]:
+        source, *stored = cell.strip().split("\n--> ")
+        head, _, source = source.partition("\n")
+        if head == "markdown":
+            cells.append(new_markdown_cell(source))
+        else:
+            metadata = json.loads(head.removeprefix("code "))
+            count, outputs = metadata.get("count", 1), [output(line) for line in stored]
+            cells.append(new_code_cell(source, metadata=metadata, execution_count=count, outputs=outputs))
+    return refresh.normalised(new_notebook(cells=cells))
 
 
-def test_a_chapter_in_its_normal_form_stays_as_it_is(tmp_path):
-    path = tmp_path / "tiny.ipynb"
-    path.write_text(refresh.text(chapter()), encoding="utf-8")
+TIMED = ("print(2)\n--> stdout 2", "start = time.perf_counter()\n--> stdout 0.3 s")
+# what stands in the chapter, what stands there instead, and words that the gates say then
+DEFECTS = [
+    ('"tags": []', '"tags": ["raises-exception"], "count": null', "stores no error", "execution count None"),
+    ('"tags": []', '"tags": ["nbval-ignore-output", "kit.maml"]', "not listed", "which nothing reads"),
+    ("--> stdout 2", "--> stderr UserWarning\n--> error no", "stores stderr", "stores an error without"),
+    ("stdout 2", "stdout <Network at 0x7f32a00ae790> in /home/reader", "an address", "a machine's path"),
+    ("stdout 2", r"text/html C:\records [00:01<00:02, 3.4it/s]", "a machine's path", "a progress bar"),
+    (*TIMED, "prints a time"),
+    ("print(2)", "x = 1\n" * 30 + "# NBVAL_SKIP", "31 lines", "in a comment"),
+    (FIGURE, '{"image": {}, "figure": {"name": "Wave"}}', "image.alt", "figure.caption", "figure.name"),
+    ("--> image/png iVBORw0KGgo=\n", "", "draws no picture"),
+    ("--> stdout 2", 2 * "\n--> image/png x" + "\n--> image/svg+xml <svg/>", "draws 2 pictures", "no PNG"),
+    ("After this page you can add two numbers.", "", "neither title nor"),
+    ("## Notes", "# Another title\n\n## Notes", "not exactly one title"),
+    (":class: glance", "", "no card"),
+    ("**Reading**", "**Pages**", "does not say Reading"),
+    ('{"tags": ["hide-input"]}', "{}", "hide-input"),
+    ("notebook.setup(seed=0)", "1", "notebook.setup"),
+    ("two and two", "ex-tiny-1: solved", "claims nothing"),
+    ("\n## ", "\n### ", "## Exercises", "## Notes"),
+    ("✓ ex-tiny-1: solved", REFUSED, "its solution does not print 'solved'"),
+    (UNANSWERED, "✓ ex-tiny-1: solved", "ex-tiny-1: it is solved before", "no cell prints 'not yet'"),
+    (REFUSED, UNANSWERED, "ex-tiny-1: no cell tagged remove-cell"),
+    (REFUSED, "✓ ex-tiny-1: solved", "ex-tiny-1: no cell tagged remove-cell"),
+    ('{"tags": ["remove-cell"]}', "{}", "ex-tiny-1: no cell tagged remove-cell"),
+    ("{solution-start} ex-tiny-2", "{solution} ex-tiny-9", "-2 has no solution", "a solution to ex-tiny-9"),
+    ("{solution-end}", "{note}", "3 solution-start and 0 solution-end"),
+    ("dropdown", "note", "has no hint", "not collapsed"),
+    ("print(2)", 'exercise("ex-tiny-9", right)', "checks ex-tiny-9"),
+    ("ex-tiny-3", "ex-other-3", "the label ex-other-3"),
+    (":label: ex-tiny-3", "", "the label (none)"),
+    ("ex-tiny-3", "ex-tiny-1", "the label ex-tiny-1 stands twice", "2 exercises"),
+    ("## Notes", "".join(EXERCISE.replace("-1", f"-{n}") for n in "456") + "\n## Notes", "6 exercises"),
+    ("total == 4", "2 + 2 == 4", "looks at nothing that was computed", "compares constants"),
+    ("total == 4", "total < 1e9", "hardly any other reaches"),
+    ("total == 4", "-(10**6) <= total", "hardly any other reaches"),
+    ("total == 4", "total == 4 or True", "a constant beside or"),
+    ("total == 4", "condition=total == 4", "two arguments by position"),
+    ("total == 4", "*[total == 4]", "two arguments by position"),
+    ("claim(", "print('✓ two', ", "a tick by itself", "1 verdicts, but claims and exercises are called 0"),
+    ("--> stdout ✓ two and two\n", "", "0 verdicts, but claims and exercises are called 1 times"),
+    ("lambda: answer == 4", "lambda: 4", "looks at nothing that was computed"),
+    ("    return answer == 4", "    assert answer == 4\n    return True", "the same whatever", "uses assert"),
+    ("    return answer == 4", "    return True\n    if answer:\n        pass", "the same whatever"),
+    ("- step", "+ step\nprint(1)", "+    return params + step", "+print(1)"),
+    ("*, inner_lr=0.1", "inner_lr=0.2", "+def adapt(params, inner_lr=0.2):"),
+    ("maml.adapt", "mmal.adapt", "no module 'mmal'"),
+    ("maml.adapt", "maml.adopt", "no 'adopt'"),
+    # and what is no defect
+    ("total == 4", "total > 1e6"),
+    ("total == 4", "total == 1623"),
+    ("claim(", "%time pass\nfor total in totals:\n    claim("),
+    ("claim(", "def show():\n    claim('two', total)\nshow()\nclaim("),
+    ("    return answer == 4", "    if answer == 4:\n        return True\n    return False"),
+    ('"tags": []}\nprint(2)\n--> stdout 2', '"tags": ["raises-exception"]}\nprint(2)\n--> error no'),
+    ("print(2)", "x = 1\n" * 29 + "print(2)"),
+]
 
-    assert refresh.is_normal(path)
+
+@pytest.mark.parametrize(("old", "new", "words"), [(old, new, words) for old, new, *words in DEFECTS])
+def test_a_defect_is_found_and_what_is_none_passes(tmp_path, old, new, words):
+    (tmp_path / "maml.py").write_text(KIT)
+    chapter = notebook(CHAPTER, old, new)
+
+    found = [
+        *gates.problems(chapter, "tiny.ipynb", allowed={}),
+        *gates.kit_problems(chapter, "", kit=tmp_path),
+    ]
+
+    assert [word for word in words if word not in "\n".join(found)] == []
+    assert words or not found
 
 
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda nb: nb.metadata.update(widgets={"state": {}}),
-        lambda nb: nb.metadata["kernelspec"].update(name="my-env"),
-        lambda nb: nb.cells[0].update(id="b6a1"),
-        lambda nb: nb.cells[2].metadata.update(execution={"iopub.status.busy": "2026-01-01T00:00:00"}),
-        lambda nb: nb.cells[3].outputs.append(new_output("stream", name="stdout", text="more")),
-        lambda nb: code(nb, 9).outputs[0].data.update({"application/vnd.jupyter.widget-view+json": {}}),
-        lambda nb: code(nb, 2).update(execution_count=77),
-    ],
-)
-def test_what_an_editor_leaves_behind_is_found(tmp_path, spoil):
-    notebook = chapter()
-    spoil(notebook)
-    path = tmp_path / "tiny.ipynb"
-    path.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8")
+def test_a_listed_reason_allows_one_ignored_output_and_a_figure_has_its_name_alone():
+    old, new = TIMED
+    chapter = notebook(CHAPTER, f'"tags": []}}\n{old}', f'"tags": ["nbval-ignore-output"]}}\n{new}')
+    allowed = gates.allow_list("# comment\ntiny.ipynb | start = time.perf_counter() | clocks differ\n")
 
-    assert not refresh.is_normal(path)
+    assert not gates.problems(chapter, "tiny.ipynb", allowed=allowed)
+    assert not gates.book_problems({"tiny.ipynb": chapter}, allowed)
+    assert "no such cell" in gates.book_problems({"tiny.ipynb": notebook(CHAPTER)}, allowed)[0]
+    assert "fig-wave" in gates.book_problems({"tiny.ipynb": chapter, "two.ipynb": chapter}, allowed)[0]
+    with pytest.raises(ValueError, match="not of the form"):
+        gates.allow_list("tiny.ipynb | a line without a reason\n")
+
+
+def test_a_page_that_is_neither_markdown_nor_there_counts_as_a_notebook():
+    toc = "format: jb-book\nroot: book/index\nchapters:\n- file: book/gone\n- file: book/index.ipynb\n"
+
+    assert gates.toc_notebooks(toc, gates.ROOT) == {"book/gone.ipynb", "book/index.ipynb"}
+
+
+def test_what_an_editor_leaves_behind_is_found_and_goes(tmp_path):
+    chapter, path = notebook(CHAPTER, "stdout 2", "stdout 2\n3"), tmp_path / "tiny.ipynb"
+    sound = refresh.text(chapter)
+    chapter.metadata.update(widgets={"state": {}}, kernelspec={"name": "my-env"})
+    chapter.cells[0].id = "b6a1"
+    chapter.cells[2].metadata.execution = {"iopub.status.busy": "2026-01-01T00:00:00"}
+    chapter.cells[3].update(outputs=[output("stdout 2"), output("stdout 3")], execution_count=77)
+    chapter.cells[4].outputs[0].data.update({refresh.LIVE_ONLY[0]: {}})
+    path.write_text(json.dumps(chapter), encoding="utf-8")
+
     assert refresh.main(["--check", str(path)]) == 1
     assert refresh.main(["--format", str(path)]) == 0
-    assert refresh.is_normal(path)
+    assert path.read_text(encoding="utf-8") == sound
+    assert refresh.main(["--check", str(path)]) == 0
 
 
-# --- only what runs cleanly is written
+UNCLEAN = {
+    "stderr": "{}\nimport sys\nprint('careful', file=sys.stderr)",
+    "ZeroDivisionError": "{}\n1 / 0",
+    "raised nothing": '{"tags": ["raises-exception"]}\n1 / 1;',
+}
 
 
-def one_cell(source: str, tags: list[str] | None = None):
-    return new_notebook(cells=[new_code_cell(source, metadata={"tags": tags or []})])
-
-
-@pytest.mark.parametrize(
-    ("notebook", "message"),
-    [
-        (one_cell("import sys\nprint('careful', file=sys.stderr)"), "stderr"),
-        (one_cell("1 / 0"), "ZeroDivisionError"),
-        (one_cell("1 / 1;", ["raises-exception"]), "raised nothing"),
-    ],
-)
-def test_a_chapter_that_does_not_run_cleanly_is_not_written(tmp_path, notebook, message, capsys):
+@pytest.mark.parametrize(("message", "cell"), UNCLEAN.items())
+def test_a_chapter_that_does_not_run_cleanly_is_not_written(tmp_path, cell, message, capsys):
     path = tmp_path / "tiny.ipynb"
-    before = nbformat.writes(notebook)
+    before = nbformat.writes(notebook(f"\n%% code {cell}"))
     path.write_text(before, encoding="utf-8")
 
     assert refresh.main([str(path)]) == 1
