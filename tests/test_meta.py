@@ -123,6 +123,8 @@ def test_meta_step_is_the_optimisers_step_along_the_meta_gradient() -> None:
     model, params, tasks = regression()
     loss, gradients = meta_gradient(objective(model, 1), params, tasks)
     there = {name: p - 0.5 * gradients[name] for name, p in params.items()}
+    for p in params.values():
+        p.grad = torch.ones_like(p)  # of a step before
 
     reported = meta_step(objective(model, 1), params, tasks, torch.optim.SGD(list(params.values()), lr=0.5))
 
