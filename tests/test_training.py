@@ -175,7 +175,7 @@ def test_a_compiler_is_trusted_if_its_first_numbers_differ_by_rounding_only(
     assert len(steps) == (1 if words else 3)
 
 
-def test_compiled_code_is_kept_apart_by_the_processors_instructions(monkeypatch) -> None:
+def test_machine_code_is_kept_apart_by_the_processors_instructions(monkeypatch) -> None:
     tags = fake_compiler(monkeypatch, {})
     for capability in ("DEFAULT", "AVX2"):
         monkeypatch.setattr(
