@@ -26,23 +26,15 @@ import sys
 import tempfile
 import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE, WORKERS, PATIENCE = 30, 2, 900  # mutants a run, processes side by side, seconds for one mutant
 # what tests the book, its gates, a browser or the race, and not the kit
-OTHERS = (
-    "site",
-    "browser",
-    "interactive",
-    "gates",
-    "hygiene",
-    "same_code",
-    "benchmark",
-    "comparison",
-    "environment",
-)
+BOOK = ("site", "browser", "interactive", "gates", "hygiene", "same_code", "comparison")
+OTHERS = (*BOOK, "benchmark", "environment")
 NEAREST = {
     "checkpoints": "training",
     "omniglot_files": "datasets",
@@ -73,14 +65,10 @@ def place(mutant: Mutant, root: Path) -> Path:
 def stale(mutant: Mutant) -> str:
     """Why the edit can't be made, or nothing."""
     path = place(mutant, ROOT)
-    times = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else None
-    return (
-        ""
-        if times == 1
-        else f"no file {mutant.file}"
-        if times is None
-        else f"{mutant.old!r} stands {times} times"
-    )
+    if not path.is_file():
+        return f"there is no file {mutant.file}"
+    times = path.read_text(encoding="utf-8").count(mutant.old)
+    return "" if times == 1 else f"{mutant.old!r} stands {times} times in {mutant.file}, not once"
 
 
 class Watch:
@@ -108,27 +96,25 @@ def start(folder: Path, base: Path, mutant: Mutant | None, killers: list[str], t
     if pid := os.fork():
         return pid
     os.setsid()
+    signal.alarm(PATIENCE if mutant else 0)
     code = 70
     try:
         shutil.copytree(base, folder)
         if mutant:
             path = place(mutant, folder)
-            path.write_text(
-                path.read_text(encoding="utf-8").replace(mutant.old, mutant.new), encoding="utf-8"
-            )
+            text = path.read_text(encoding="utf-8")
+            path.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
         os.chdir(folder)
         os.environ["PYTHONPATH"] = str(folder)
-        sys.path[:] = [
-            str(folder),
-            *(p for p in sys.path if p and not Path(p).is_relative_to(ROOT / "tests")),
-        ]
+        others = [p for p in sys.path if p and not Path(p).is_relative_to(ROOT / "tests")]
+        sys.path[:] = [str(folder), *others]
         with open(folder / "log.txt", "w") as log:
             os.dup2(log.fileno(), 1)
             os.dup2(log.fileno(), 2)
         import pytest
 
         watch = Watch(mutant.file if mutant else "", killers, folder / "killer.txt")
-        once = [] if not mutant else ["-x"]
+        once = ["-x"] if mutant else []
         code = int(pytest.main([*once, "-q", "-p", "no:cacheprovider", *tests], plugins=[watch]))
     finally:
         os._exit(code)
@@ -158,40 +144,29 @@ def run(chosen: list[Mutant]) -> list[str]:
         warm(base)
         try:
             while waiting or running:
-                while waiting and len(running) < WORKERS:
-                    mutant = waiting.pop(0)
-                    folder = Path(name) / f"{len(waiting)}"
+                if waiting and len(running) < WORKERS:
+                    mutant, folder = waiting.pop(0), Path(name) / f"{len(waiting)}"
                     running[start(folder, base, mutant, killers, suite)] = (mutant, folder, time.monotonic())
-                for pid, (mutant, folder, since) in list(running.items()):
-                    late = time.monotonic() - since > PATIENCE
-                    if late:
+                    continue
+                pid, status = os.wait()
+                mutant, folder, since = running.pop(pid)
+                code, killer = os.waitstatus_to_exitcode(status), folder / "killer.txt"
+                if hangs := code == -signal.SIGALRM:
+                    with suppress(ProcessLookupError):  # what its tests have started
                         os.killpg(pid, signal.SIGKILL)
-                    done, status = os.waitpid(pid, 0 if late else os.WNOHANG)
-                    if not done:
-                        continue
-                    del running[pid]
-                    code = "hangs" if late else os.waitstatus_to_exitcode(status)
-                    killer = folder / "killer.txt"
-                    by = killer.read_text() if code == 1 and killer.is_file() else ""
-                    said = "red  " if by else "GREEN" if code == 0 else f"exit {code}"
-                    print(f"{said} {time.monotonic() - since:4.0f} s  {mutant.name}  {by}", flush=True)
-                    if by:
-                        killers.append(by)
-                    else:
-                        survivors.append(mutant.name)
-                        if code not in (0, "hangs"):
-                            print((folder / "log.txt").read_text()[-2000:])
-                    shutil.rmtree(folder, ignore_errors=True)
-                time.sleep(0.05)
+                by = killer.read_text() if code == 1 and killer.is_file() else ""
+                said = "red  " if by else "GREEN" if code == 0 else "hangs" if hangs else f"exit {code}"
+                print(f"{said} {time.monotonic() - since:4.0f} s  {mutant.name}  {by}", flush=True)
+                (killers if by else survivors).append(by or mutant.name)
+                if said.startswith("exit"):
+                    print((folder / "log.txt").read_text()[-2000:])
+                shutil.rmtree(folder, ignore_errors=True)
         finally:
             for pid in running:
                 os.killpg(pid, signal.SIGKILL)
         if killers:
-            folder = Path(name) / "unbroken"
-            _, status = os.waitpid(
-                start(folder, base, None, [], [*dict.fromkeys(killers), "--doctest-modules"]), 0
-            )
-            if status:
+            folder, again = Path(name) / "unbroken", [*dict.fromkeys(killers), "--doctest-modules"]
+            if os.waitpid(start(folder, base, None, [], again), 0)[1]:
                 print((folder / "log.txt").read_text()[-3000:])
                 survivors.append("the unbroken kit fails these tests too: mend that first")
     print(f"{time.monotonic() - began:.0f} s; {len({*killers})} tests turned red")
@@ -200,18 +175,16 @@ def run(chosen: list[Mutant]) -> list[str]:
 
 def drawn() -> list[Mutant]:
     """A share of the mutants in a fixed mixed order; with each commit the next share, so that all have their turn."""
-    count = subprocess.run(
-        ["git", "rev-list", "--count", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
-    ).stdout.strip()
+    git = ["git", "rev-list", "--count", "HEAD"]
+    count = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     mixed = random.Random(0).sample(MUTANTS, len(MUTANTS))
     first = int(count or 0) * SHARE % len(mixed)
     return (mixed + mixed)[first : first + min(SHARE, len(mixed))]
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("names", nargs="*", help=f"mutants to try; a share of {SHARE} by default")
     parser.add_argument("--all", action="store_true", help="try every mutant")
     parser.add_argument("--list", action="store_true", help="name the mutants and stop")
@@ -225,7 +198,7 @@ def main() -> int:
     named = [m for m in MUTANTS if m.name in options.names]
     chosen = MUTANTS if options.all else named or drawn()
     # an edit that can't be made tests nothing: it is red here whether it was drawn or not
-    spent = [f"{m.name} ({m.file}): {why}, not once" for m in named or MUTANTS if (why := stale(m))]
+    spent = [f"{m.name}: {why}" for m in named or MUTANTS if (why := stale(m))]
     print("\n".join(spent), end="\n" * bool(spent))
     print(f"{len(chosen)} of {len(MUTANTS)} mutants", flush=True)
     failed = run([m for m in chosen if not stale(m)]) if not spent or options.all or named else []

@@ -8,10 +8,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from problems import one
 from torch import nn
 
 from mamlkit.algorithms import maml
-from mamlkit.gradients import axpy, dot, hvp
+from mamlkit.gradients import hvp
 from mamlkit.meta import meta_gradient, query_loss
 from mamlkit.models import PatchConv2d, conv4, in_bfloat16, initial_params, mlp
 from mamlkit.sampling import class_tasks, draw_sinusoids, sinusoid, sinusoid_tasks
@@ -38,28 +39,21 @@ def test_hvp_can_be_differentiated_again() -> None:
     assert third["w"].item() == pytest.approx(24 * 2 * 2)  # f''' v
 
 
-def test_dot_and_axpy_are_those_of_the_flat_vectors() -> None:
-    a = {"u": torch.tensor([[1.0, 2.0]]), "v": torch.tensor(3.0)}
-    b = {"u": torch.tensor([[4.0, 5.0]]), "v": torch.tensor(6.0)}
+def test_the_networks_have_the_papers_sizes_and_a_body_and_a_head() -> None:
+    sinusoid, *images = map(initial_params, (mlp([1, 40, 40, 1]), conv4(5), conv4(5, downsample="stride")))
 
-    assert dot(a, b).item() == 4 + 10 + 18
-    assert {k: v.tolist() for k, v in axpy(2, a, b).items()} == {"u": [[6.0, 9.0]], "v": 12.0}
-
-
-@pytest.mark.parametrize("downsample", ["pool", "stride"])
-def test_conv4_gives_logits_and_sixty_four_features(downsample: str) -> None:
-    model = conv4(5, downsample=downsample)
-
-    assert model(torch.rand(7, 1, 28, 28)).shape == (7, 5)
-    assert model.body(torch.rand(7, 1, 28, 28)).shape == (7, 64)
-    assert [name for name in initial_params(model) if name.startswith("head")] == ["head.weight", "head.bias"]
+    assert sum(p.numel() for p in sinusoid.values()) == 1 * 40 + 40 + 40 * 40 + 40 + 40 + 1
+    for params in (sinusoid, *images):
+        assert [n for n in params if not n.startswith("body.")] == ["head.weight", "head.bias"]
+    assert [params["head.weight"].shape for params in images] == [(5, 64), (5, 64)]
 
 
 @pytest.mark.parametrize("downsample", ["pool", "stride"])
 def test_conv4_equals_the_textbook_network_with_biases(downsample: str) -> None:
-    # Ours leaves out conv biases and pools before ReLU; batch norm and monotony make both harmless.
+    # Ours leaves out conv biases and pools before ReLU; batch norm and monotony make both harmless. Its batch norm takes the
+    # batch at hand when it predicts, too.
     torch.manual_seed(0)
-    ours = conv4(3, channels=4, downsample=downsample).double()
+    ours = conv4(3, channels=4, downsample=downsample).double().eval()
     pooled = downsample == "pool"
     blocks = []
     for i in range(4):
@@ -71,7 +65,7 @@ def test_conv4_equals_the_textbook_network_with_biases(downsample: str) -> None:
 
     assert torch.allclose(ours(x), textbook(x), atol=1e-10)
 
-    of_patches = conv4(3, channels=4, downsample=downsample, patches=True).double()
+    of_patches = conv4(3, channels=4, downsample=downsample, patches=True).double().eval()
     of_patches.load_state_dict(ours.state_dict())
     assert torch.allclose(ours(x), of_patches(x), atol=1e-10)
 
@@ -79,7 +73,7 @@ def test_conv4_equals_the_textbook_network_with_biases(downsample: str) -> None:
 @pytest.mark.parametrize("batch_norm", [False, True])
 def test_mlp_equals_the_textbook_network(batch_norm: bool) -> None:
     torch.manual_seed(0)
-    ours = mlp([4, 8, 6, 3], batch_norm=batch_norm).double()
+    ours = mlp([4, 8, 6, 3], batch_norm=batch_norm).double().eval()
     x = torch.randn(7, 2, 2).double()
 
     hidden = x.flatten(1)
@@ -102,10 +96,8 @@ def test_a_convolution_of_patches_is_a_convolution(stride: int, padding: int) ->
 
     assert torch.allclose(ours(x), theirs, atol=1e-12)
     assert ours(x).is_contiguous(memory_format=torch.channels_last)
-    for of_ours, of_theirs in zip(
-        *(torch.autograd.grad(y.square().sum(), (x, ours.weight)) for y in (ours(x), theirs)), strict=True
-    ):
-        assert torch.allclose(of_ours, of_theirs, atol=1e-10)
+    slopes = (torch.autograd.grad(y.square().sum(), (x, ours.weight)) for y in (ours(x), theirs))
+    assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*slopes, strict=True))
 
 
 @pytest.mark.parametrize("first_order", [True, False])
@@ -128,65 +120,36 @@ def test_in_bfloat16_the_meta_gradient_keeps_its_direction(first_order: bool) ->
     assert 0.99 < F.cosine_similarity(exact, rounded, dim=0) < 1 - 1e-6
 
 
-def test_batch_norm_predicts_with_the_batch_at_hand() -> None:
-    torch.manual_seed(0)
-    model = conv4(5, channels=8).eval()
-    x = torch.rand(6, 1, 28, 28)
-
-    assert not torch.allclose(model(x)[:3], model(x[:3]), atol=1e-3)
-
-
-def test_the_sinusoid_network_has_the_papers_size() -> None:
-    params = initial_params(mlp([1, 40, 40, 1]))
-
-    assert sum(p.numel() for p in params.values()) == 1 * 40 + 40 + 40 * 40 + 40 + 40 + 1
-    assert "body.1.weight" in params
-
-
 def test_initial_params_are_copies() -> None:
     model = mlp([1, 2])
-    params = initial_params(model)
 
-    params["head.weight"].zero_()
+    initial_params(model)["head.weight"].zero_()
 
     assert model.head.weight.abs().max() > 0
 
 
 def test_sinusoids_fill_the_papers_ranges_and_no_more() -> None:
+    draw = partial(sinusoid_tasks, 9999, k_shot=10, k_query=10, generator=torch.Generator().manual_seed(0))
     amplitude, phase = draw_sinusoids(20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    whole, half = draw(), draw(support_range=(0.0, 5.0))
 
-    for values, low, high in ((amplitude, 0.1, 5.0), (phase, 0.0, math.pi)):
+    ranges = [(amplitude, 0.1, 5.0), (phase, 0.0, math.pi), (half.support.x, 0, 5), (half.query.x, -5, 5)]
+    for values, low, high in (*ranges, (whole.support.x, -5, 5), (whole.query.x, -5, 5)):
         assert low <= values.min() < low + 0.01
         assert high - 0.01 < values.max() <= high
         assert values.mean().item() == pytest.approx((low + high) / 2, abs=0.05)
 
 
-def test_support_and_query_of_a_sinusoid_lie_on_one_curve() -> None:
-    tasks = sinusoid_tasks(
-        50, k_shot=6, k_query=4, generator=torch.Generator().manual_seed(0), dtype=torch.float64
-    )
+def test_support_and_query_of_a_sinusoid_lie_on_one_curve_that_its_phase_delays() -> None:
+    generator = torch.Generator().manual_seed(0)
+    tasks = sinusoid_tasks(50, k_shot=6, k_query=4, generator=generator, dtype=torch.float64)
 
     # y = a sin x + b cos x: two unknowns, fitted on the support, must give the query.
     design = lambda x: torch.cat([x.sin(), x.cos()], -1)  # noqa: E731
     fit = torch.linalg.lstsq(design(tasks.support.x), tasks.support.y).solution
     assert torch.allclose(design(tasks.query.x) @ fit, tasks.query.y, atol=1e-6)
-
-
-def test_a_sinusoid_is_delayed_by_its_phase() -> None:
-    x, phase = torch.linspace(-5, 5, 9), torch.tensor(0.7)
-
-    delayed = 2 * (x.sin() * phase.cos() - x.cos() * phase.sin())
-    assert torch.allclose(sinusoid(x, torch.tensor(2.0), phase), delayed, atol=1e-6)
-
-
-def test_half_range_support_leaves_the_query_on_the_full_range() -> None:
-    tasks = sinusoid_tasks(
-        99, k_shot=10, k_query=10, support_range=(0.0, 5.0), generator=torch.Generator().manual_seed(0)
-    )
-
-    for x, low in ((tasks.support.x, 0), (tasks.query.x, -5)):
-        assert low <= x.min() < low + 0.1
-        assert 4.9 < x.max() <= 5
+    assert (fit[:, 1] <= 0).all()  # a sin(x - phase) = a cos(phase) sin x - a sin(phase) cos x
+    assert sinusoid(*torch.tensor([2.0, 3.0, 2 - math.pi / 2])).item() == pytest.approx(3)
 
 
 def labelled_images(classes: int = 9, per_class: int = 6) -> torch.Tensor:
@@ -201,15 +164,11 @@ def test_class_tasks_label_classes_and_never_share_a_drawing() -> None:
 
     assert tasks.support.x.shape == (40, 10, 1, 1, 2)
     assert tasks.query.y.shape == (40, 15)
-    for task in range(40):
-        seen = {}
-        drawings = set()
-        for x, y in (*zip(*(t[task] for t in tasks.support)), *zip(*(t[task] for t in tasks.query))):
-            of_class, drawing = (int(v) for v in x.flatten())
-            assert seen.setdefault(int(y), of_class) == of_class
-            assert (of_class, drawing) not in drawings
-            drawings.add((of_class, drawing))
-        assert len(set(seen.values())) == 5
+    for task in (one(tasks, i) for i in range(40)):
+        classes, drawings = torch.cat([task.support.x, task.query.x]).flatten(1).long().T.tolist()
+        labels = torch.cat([task.support.y, task.query.y]).tolist()
+        assert len({*zip(labels, classes)}) == len({*labels}) == len({*classes}) == 5
+        assert len({*zip(classes, drawings)}) == 25
 
 
 def test_every_class_and_drawing_is_drawn_and_classes_draw_apart() -> None:

@@ -1,0 +1,32 @@
+"""Networks and tasks in float64 that several tests share."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+
+from mamlkit.models import initial_params, mlp
+from mamlkit.tasks import Batch, Params, Task
+
+
+def regression(sizes=(2, 8, 8, 1), *, n_tasks: int = 3, k_shot: int = 5) -> tuple[nn.Module, Params, Task]:
+    """An MLP, or of two sizes a linear map, its parameters, and tasks of noise."""
+    torch.manual_seed(0)
+    model = (mlp(sizes) if len(sizes) > 2 else nn.Linear(*sizes, bias=False)).double()
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    support, query = (Batch(*(draw(n_tasks, n, size) for size in (sizes[0], sizes[-1]))) for n in (k_shot, 4))
+    return model, initial_params(model), Task(support, query)
+
+
+def one(stack: Batch | Task, i: int = 0):
+    """The batch or task number `i` of a stack."""
+    return tree_map(lambda t: t[i], stack)
+
+
+def alike(ours: Params, theirs: Params, *, rtol: float = 1e-12, atol: float = 1e-14) -> bool:
+    return ours.keys() == theirs.keys() and all(
+        torch.allclose(ours[name], theirs[name], rtol=rtol, atol=atol) for name in theirs
+    )
