@@ -133,7 +133,7 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "Config", small(scaling, **few))
     monkeypatch.setattr(scaling, "__file__", str(driver))
 
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         call(scaling, "--repeats", 2, "--records", tmp_path)
     metrics = records.load(tmp_path / "scaling.json").metrics
     assert len(metrics["step_ms_by_part_and_round"]) == 2 * 3
