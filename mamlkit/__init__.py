@@ -2,9 +2,10 @@
 
 What varies lives in functions, what is learned lives in dictionaries of tensors, and imports run one way:
 
-    tasks  <-  gradients, models, sampling, datasets, meta  <-  algorithms  <-  training  <-  the book
+    tasks  <-  calls  <-  gradients, models, meta  <-  algorithms/  <-  training  <-  your problem, and the book
 
-`records`, `checks`, `figures`, `widgets` and `notebook` serve the chapters and know nothing of algorithms.
+`sampling` draws tasks from tensors and tables, `data/` reads and draws the book's drawings, `intervals` says how sure a mean is.
+`page/` has what the book's pages need, figures, checks and records, and knows nothing of algorithms.
 Inside a task, names begin with `inner_`; across tasks, with `meta_`.
 """
 

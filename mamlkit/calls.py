@@ -108,6 +108,10 @@ def _check_number(name: str, value: object) -> None:
         raise ValueError(f"{name}={value!r}, but it must be a finite number{limit}")
 
 
+def _check_rate(name: str, value: Any) -> None:
+    (_check_params if isinstance(value, Mapping) else _check_number)(name, value)
+
+
 def _check_each(rule: Rule, n: int | None = None) -> Rule:
     def check(name: str, value: Any) -> None:
         _check_kind((list, tuple), "give a list or a tuple")(name, value)
@@ -138,6 +142,7 @@ RULES: dict[str, Rule] = {
     "torch.Generator": _check_kind(torch.Generator, "give torch.Generator().manual_seed(0)"),
     "torch.dtype": _check_kind(torch.dtype, "give torch.float32 or torch.float64"),
     "str": _check_kind(str, "it must be text, a str"),
+    "str | tuple[str, ...]": _check_kind((str, tuple), "it must be text, a str, or a tuple of such"),
     "Tensor": _check_tensor,
     "Batch": check_batch,
     "Params": _check_params,
@@ -145,10 +150,11 @@ RULES: dict[str, Rule] = {
     "int | None": lambda name, value: None if value is None else _check_count(name, value),
     "float": _check_number,
     "float | Tensor": _check_number,
+    "float | Tensor | Params": _check_rate,
     "Sequence[int]": _check_each(_check_count),
     "tuple[float, float]": _check_each(_check_number, 2),
     "Callable": _check_function,
-    **dict.fromkeys(("Adapt", "TaskLoss", "Metric"), _check_function),
+    **dict.fromkeys(("Adapt", "TaskLoss", "Loss", "Metric"), _check_function),
 }
 
 
@@ -163,15 +169,31 @@ def _is_the_kits_own(error: Exception) -> bool:
 CURES = {
     "out of bounds|out of range|Target": "labels count from 0 and end below the model's number of outputs, "
     "and a stack of tasks has axes (meta_batch_size, n, ...): torch.stack makes one",
-    "dtype|ScalarType|type": "bring x, y and params to one floating type with .to(torch.float32); labels are int64",
+    "flash|efficient_attention|attention.*derivative|derivative.*attention": "fused attention has no second derivative: run "
+    "it inside `with sdpa_kernel(SDPBackend.MATH):`, from torch.nn.attention, or take first_order=True",
+    "[Nn]ested ?[Tt]ensor|fast path|_transformer_encoder_layer_fwd": "in eval() a transformer's layers take a path of their "
+    "own: call torch.backends.mha.set_fastpath_enabled(False)",
+    "saved tensor hooks|saved_tensors_hooks": "torch.utils.checkpoint can't stand inside torch.func: leave it out; "
+    "chunk_size=1 keeps the graph of a single task at a time, first_order=True that of a single step",
+    "setup_context|generate_vmap_rule": "an autograd.Function needs a forward without ctx, a setup_context and "
+    "generate_vmap_rule=True, or chunk_size=1",
+    "functorch transforms": "inside a network take torch.func.grad where you had torch.autograd.grad",
+    "derivative|differentiable twice|once_differentiable": "this operation has no second derivative: write it with operations "
+    "that have one, or take first_order=True",
+    "escaped": "what a hook or a module keeps of a pass under vmap is dead afterwards: chunk_size=1, or let a metric return it",
+    "[Ss]parse|CSR|COO": "sparse products know no vmap: chunk_size=1, with the matrix in COO layout, or index_add",
+    "randomness": "dropout draws per task: pass chunk_size=1, or call model.eval()",
+    "in-place|inplace|captured Tensor": "a module that changes itself can't be adapted: track_running_stats=False, or "
+    "model.eval()",
+    "[Dd]ata-dependent|\\.item\\(\\)": "vmap can't branch on a value: write the formula out without `if`, or chunk_size=1",
+    "requires_grad_": "a transform can't ask for gradients in the middle: use torch.func.grad there",
+    "dtype|ScalarType|same type|to have type": "bring x, y and params to one floating type with .to(torch.float32); labels are "
+    "int64",
     "device": "move all tensors and the generator to one device with .to(device)",
     "scalar": "a task_loss is one number per task; end it with .mean()",
-    "derivative": "this operation has no second derivative: take another (for attention "
-    "sdpa_kernel(SDPBackend.MATH)), or first_order=True",
-    "randomness": "dropout draws per task: pass chunk_size=1, or call model.eval()",
-    "in-place": "a module that changes itself can't be batched: track_running_stats=False, or model.eval()",
-    "vmap|batch|broadcast": "chunk_size=1 goes task by task without vmap",
+    "vmap|batch|broadcast|inplace": "chunk_size=1 goes task by task without vmap",
 }
+"""What torch says, as a pattern, and the line that cures it; the first that fits is taken."""
 
 
 def _note(where: str, error: Exception, given: Mapping[str, Any]) -> str:

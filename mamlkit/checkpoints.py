@@ -7,6 +7,7 @@ that a zip file keeps of each part, so a damaged checkpoint is refused and never
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import json
 import math
@@ -15,7 +16,10 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -46,7 +50,11 @@ class Run:
 
 
 def settings(
-    config: Mapping[str, Any] | None, optimizer: torch.optim.Optimizer, validate_every: int | None
+    config: Mapping[str, Any] | None,
+    optimizer: torch.optim.Optimizer,
+    validate_every: int | None,
+    task_loss: Any,
+    more: Mapping[str, Any],
 ) -> str:
     """What a run is, as one line of JSON; a checkpoint is resumed by the run of the same line only.
 
@@ -62,9 +70,55 @@ def settings(
             words = f"config[{name!r}] is nothing that JSON knows ({why}); use .item() or str()"
             raise ValueError(words) from None
     about: dict[str, Any] = {"config": dict(config or {}), "optimizer": _groups(optimizer.param_groups)}
+    about |= {name: _recipe(value) for name, value in more.items() if value is not None}
     if validate_every is not None:
         about["validate_every"] = validate_every
-    return json.dumps(about, sort_keys=True, default=str)  # a rate may be a tensor
+    return json.dumps(
+        about | {"task_loss": _recipe(task_loss)}, sort_keys=True, default=str
+    )  # a rate may be a tensor
+
+
+def _recipe(value: Any, depth: int = 8) -> Any:
+    """What a function was made from, as far as that can be seen: the settings in its partials and closures."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if depth == 0:
+        return type(value).__qualname__
+    parts: dict[str, Any] = {}
+    if isinstance(value, torch.nn.Module):
+        return repr(value)
+    if isinstance(value, Tensor):
+        return {
+            "tensor": sha256(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[
+                :12
+            ]
+        }
+    if isinstance(value, partial):
+        parts = {"": value.func, **{str(i): arg for i, arg in enumerate(value.args)}, **value.keywords}
+    elif isinstance(value, Mapping):
+        parts = {str(name): item for name, item in value.items()}
+    elif isinstance(value, list | tuple):
+        parts = {str(i): item for i, item in enumerate(value)}
+    elif isinstance(value, FunctionType):
+        closure = inspect.getclosurevars(value).nonlocals
+        parts = {
+            **closure,
+            **{f"={i}": d for i, d in enumerate(value.__defaults__ or ())},
+            **(value.__kwdefaults__ or {}),
+        }
+        if not parts:
+            return value.__qualname__
+        return {"": value.__qualname__} | {name: _recipe(item, depth - 1) for name, item in parts.items()}
+    if not parts:
+        return getattr(value, "__qualname__", type(value).__qualname__)
+    return {name: _recipe(item, depth - 1) for name, item in parts.items()}
+
+
+def _leaves(value: Any, name: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict | list):
+        return {name: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    return {k: v for part, item in items for k, v in _leaves(item, f"{name}.{part}".strip(".")).items()}
 
 
 def save(run: Run, path: Path, settings: str) -> None:
@@ -79,6 +133,7 @@ def save(run: Run, path: Path, settings: str) -> None:
         "params": run.params,
         "optimizer": run.optimizer.state_dict(),
         "generator": run.generator.get_state(),
+        "random": torch.get_rng_state(),
         "losses": run.losses[: run.step].clone(),
         "best": run.best,
         "validation": run.validation,
@@ -120,31 +175,54 @@ def resume(run: Run, path: Path, settings: str, validate_every: int | None) -> N
         return
     reason = None
     try:
-        saved = _read(path, run.losses.device)
+        saved = read(path, run.losses.device)
         problem = _other_run(saved, run, settings)
         if not problem:
             _restore(saved, run, 0 if validate_every is None else saved["step"] // validate_every)
     except Exception as why:  # whatever a damaged file makes of the reading
-        problem = f"is no readable checkpoint ({type(why).__name__}: {why}".splitlines()[0] + ")"
+        problem = _unreadable(why)
         reason = why
     if problem:
         cure = "give another file, or move this one away to start anew; it is left as it is"
         raise ValueError(f"{path} {problem}; {cure}") from reason
 
 
-def _read(path: Path, device: torch.device) -> dict[str, Any]:
+def _unreadable(why: Exception) -> str:
+    return f"is no readable checkpoint ({type(why).__name__}: {why}".splitlines()[0] + ")"
+
+
+def read(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `save` wrote, on `device`.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or no checkpoint.
+    """
     data = path.read_bytes()
-    with zipfile.ZipFile(io.BytesIO(data)) as parts:
-        damaged = parts.testzip()  # torch.load does not compare the sums
-    if damaged is not None:
-        raise ValueError(f"its part {damaged} is damaged")
-    state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as parts:
+            damaged = parts.testzip()  # torch.load does not compare the sums
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged")
+        state: dict[str, Any] = torch.load(io.BytesIO(data), map_location=device, weights_only=True)
+        if (
+            not isinstance(state, dict)
+            or not {"params", "losses", "validation", "best", "seconds"} <= state.keys()
+        ):
+            raise ValueError("it holds something else")
+    except Exception as why:
+        raise ValueError(f"{path} {_unreadable(why)}") from why
     return state
 
 
 def _other_run(saved: dict[str, Any], run: Run, settings: str) -> str:
-    if saved["settings"] != settings:
-        return f"is of a run with other settings, {saved['settings']}, than this one, {settings}"
+    there, here = (_leaves(json.loads(line)) for line in (saved["settings"], settings))
+    unlike = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
+    if saved["step"] < len(run.losses):  # the order may rise on the way
+        unlike = [name for name in unlike if name.rpartition(".")[2] != "first_order"]
+    if unlike:
+        pairs = [f"{name} {there.get(name)!r}, here {here.get(name)!r}" for name in unlike[:3]]
+        return f"is of a run with other settings, {'; '.join(pairs)}"
     if _kinds(saved["params"]) != _kinds(run.params):
         return f"holds parameters of another network than {_kinds(run.params)}"
     if saved["step"] > len(run.losses):
@@ -178,6 +256,7 @@ def _restore(saved: dict[str, Any], run: Run, n_validations: int) -> None:
     for name, p in run.params.items():
         p.copy_(saved["params"][name])
         run.best[name].copy_(saved["best"][name])
+    torch.set_rng_state(saved["random"].cpu())
     run.generator.set_state(state)
 
 
@@ -203,11 +282,19 @@ def _fits(saved: dict[str, Any], run: Run) -> bool:
     if not type(run.optimizer).__module__.startswith("torch.optim"):
         return True
     # What torch's own optimisers remember after one step is what they remember ever after: the same names and shapes.
-    trial, params = copy.deepcopy((run.optimizer, run.params))
+    optimizer, params = trial(run)
     for p in params.values():
         p.grad = torch.zeros_like(p)
-    trial.step()
-    return _remembered(saved) == _remembered(trial.state_dict())
+    type(optimizer).step(optimizer)
+    return _remembered(saved) == _remembered(optimizer.state_dict())
+
+
+def trial(run: Run) -> tuple[torch.optim.Optimizer, Params]:
+    """Copies of a run's optimiser and parameters to try a step on; its hooks, which would act on the run, are left out."""
+    optimizer, params = copy.deepcopy((run.optimizer, run.params))
+    for hooks in (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks):
+        hooks.clear()
+    return optimizer, params
 
 
 def _remembered(state: dict[str, Any]) -> dict[Any, Any]:

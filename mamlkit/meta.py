@@ -10,65 +10,59 @@ Any `adapt(params, support) -> params` fits. Derived in chapters `objective` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad_and_value, vmap
+from torch.func import debug_unwrap, functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from mamlkit.calls import checked
-from mamlkit.tasks import Batch, Params, Task, n_tasks
+from mamlkit.tasks import Batch, Params, Task, check_batch, check_names, check_targets, n_tasks, one_by_one
 
-Adapt = Callable[[Params, Batch], Params]
+Adapt = Callable[[Params, Any], Params]
 TaskLoss = Callable[[Params, Task], Tensor]
-Metric = Callable[[nn.Module, Params, Batch], Tensor]
+Loss = Callable[[nn.Module, Params, Any], Tensor]
+Metric = Callable[[nn.Module, Params, Any], Any]
 
 
 @checked
-def predict(model: nn.Module, params: Params, x: Tensor) -> Tensor:
+def predict(model: nn.Module, params: Params, x: Any) -> Any:
     """What `model` would say of `x` if its parameters were `params`; the model's own stay as they are
     and stand in only for names that `params` lacks.
 
+    A dictionary is handed to the model by name, a tuple as several arguments. `params` may hold buffers too; instead of those
+    that it lacks `forward` gets copies, so that it changes none of the model's own.
+
     Raises:
-        ValueError: `params` has a name that the model has not.
+        ValueError: `params` has a name that the model has not, or the model writes to its parameters.
     """
-    known = dict(model.named_parameters())
-    for name in params:
-        if name not in known:
-            raise ValueError(
-                f"params has {name!r}, but the model's parameters are {', '.join(known)}; use those names"
-            )
-    predictions: Tensor = functional_call(model, params, (x,))
-    return predictions
+    check_names(model, params)
+    by_name = isinstance(x, Mapping)
+    buffers = {name: b.clone() for name, b in model.named_buffers()}
+    return functional_call(model, buffers | params, () if by_name else x, x if by_name else {})
 
 
 @checked
 def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     """The mean loss of `model` with `params` on a batch, a scalar: cross-entropy for integer labels, else mean squared error.
 
-    Finn et al. (2017), equations 2 and 3. Derived in chapter `inner-loop`.
+    What every algorithm lowers unless another loss is given as `loss=`. Finn et al. (2017), equations 2 and 3. Derived in
+    chapter `inner-loop`.
 
     Raises:
-        ValueError: predictions and real targets differ in shape, or integer targets are no labels.
+        TypeError: no `Batch`, or predictions or targets that are no single tensor.
+        ValueError: real targets of another shape than the predictions, one-hot ones, or integer ones that are no labels.
     """
+    check_batch("batch", batch)
     predictions = predict(model, params, batch.x)
-    if not batch.y.is_floating_point():
-        if batch.y.dtype != torch.int64 or batch.y.dim() != 1:
-            raise ValueError(
-                f"integer y is labels, int64 of shape (n,), got {batch.y.dtype} {tuple(batch.y.shape)}; else use y.float()"
-            )
-        # By default torch leaves out labels of -100 without a word.
-        # torch would leave out every label of -100; here none is
-        return F.cross_entropy(predictions, batch.y, ignore_index=-(2**31))
-    if predictions.shape != batch.y.shape:
-        raise ValueError(
-            f"the model predicts {tuple(predictions.shape)} but y is {tuple(batch.y.shape)}; give y the shape of the predictions"
-        )
-    return F.mse_loss(predictions, batch.y)
+    check_targets(predictions, batch.y)
+    if batch.y.is_floating_point():
+        return F.mse_loss(predictions, batch.y)
+    return F.cross_entropy(predictions, batch.y, ignore_index=-(2**31))  # torch would leave out -100
 
 
 @checked
@@ -78,44 +72,60 @@ def accuracy(model: nn.Module, params: Params, batch: Batch) -> Tensor:
 
 
 def share_right(logits: Tensor, y: Tensor) -> Tensor:
-    """The share of labels `y`, `(n,)`, whose logit is the largest of its row of `(n, n_way)`; NaN, if a logit is."""
+    """The share of labels `y`, `(n,)`, whose logit is the largest of its row of `(n, n_way)`; NaN, if a logit is.
+
+    Raises:
+        ValueError: `y` is no vector of integers, but one-hot labels say.
+    """
+    if y.dtype.is_floating_point or y.dtype == torch.bool or y.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"y is {y.dtype} {tuple(y.shape)} beside logits {tuple(logits.shape)}, but accuracy needs integer labels, one a row; "
+            f"for one-hot ones y.argmax(-1)"
+        )
     logits.gather(-1, y[:, None])  # refuses what is no label of these logits
     right = (logits.argmax(-1) == y).float()
     return torch.where(logits.isnan().any(), math.nan, right.mean())
 
 
 @checked
-def query_loss(model: nn.Module, adapt: Adapt, params: Params, task: Task) -> Tensor:
+def query_loss(
+    model: nn.Module, adapt: Adapt, params: Params, task: Task, *, loss: Loss = batch_loss
+) -> Tensor:
     """The objective on one task, a scalar: adapt on the support set, then measure the loss on the query set.
 
     Finn et al. (2017), section 2.2, the meta-objective. Derived in chapter `objective`.
     """
     adapted = adapt(params, task.support)
-    return batch_loss(model, adapted, task.query)
+    return loss(model, adapted, task.query)
 
 
 @checked
 def meta_gradient(
-    task_loss: TaskLoss, params: Params, tasks: Task, *, chunk_size: int | None = None
+    task_loss: TaskLoss, params: Params, tasks: Task | list[Task], *, chunk_size: int | None = None
 ) -> tuple[Tensor, Params]:
     """The mean task loss, a scalar, and its gradient with respect to `params`.
 
     `chunk_size` says how many tasks are differentiated at once and changes the result by rounding only: `None` takes all in one
     `vmap`, the fastest for small networks and on a GPU; 1 goes task by task without `vmap`, the fastest for convolutions on a
-    CPU, in the memory of one task.
+    CPU, in the memory of one task. So do tasks of unequal sizes, which come as a list. The inner loop of the kit's algorithms
+    uses `torch.func.grad` either way.
 
     Differentiates inside and averages outside: `vmap(task_loss)(...).mean().backward()` is silently wrong at second order with
     affine batch norm (torch 2.13). Derived in chapter `outer-loop`.
 
     Raises:
-        ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.
+        ValueError: a malformed or empty stack of tasks, a `chunk_size` below 1, or a loss that `params` can't reach, so that
+            its gradient is exactly zero (looked at on a CPU; `meta_train` looks everywhere).
     """
-    n = n_tasks(tasks)
-    if chunk_size == 1:
-        each = [_task_gradient(task_loss, params, tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)]
+    n_tasks(tasks)
+    if chunk_size == 1 or isinstance(tasks, list):
+        one: Callable[..., tuple[Params, Tensor]] = partial(_task_gradient, task_loss)
+        each = [one(params, task) for task in one_by_one(tasks)]
         gradients, losses = tree_map(lambda *of_tasks: torch.stack(of_tasks), *each)
     else:
-        gradients, losses = vmap(grad_and_value(task_loss), (None, 0), chunk_size=chunk_size)(params, tasks)
+        one = grad_and_value(task_loss)
+        gradients, losses = vmap(one, (None, 0), chunk_size=chunk_size, randomness="different")(params, tasks)
+    check_reached(lambda at: one(at, one_by_one(tasks)[0])[0], params, gradients)
     return losses.mean(), {name: g.mean(0) for name, g in gradients.items()}
 
 
@@ -132,6 +142,32 @@ def _task_gradient(task_loss: TaskLoss, params: Params, task: Task) -> tuple[Par
             return {name: torch.zeros_like(p) for name, p in params.items()}, loss
         gradients = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
     return dict(zip(leaves, gradients, strict=True)), loss.detach()
+
+
+def check_reached(
+    gradient: Callable[[Params], Params], params: Params, gradients: Params, *, wait: bool = False
+) -> None:
+    """Nothing, if any of `gradients` differs from zero, or `gradient` does a little away from `params`.
+
+    Args:
+        wait: look also on a GPU, which the host then waits for.
+
+    Raises:
+        ValueError: no change of `params` is seen by the gradient; the message has the usual causes.
+    """
+    if torch.compiler.is_compiling() or not all_zero(gradients, wait=wait):
+        return
+    if all_zero(gradient({name: p + 0.1 for name, p in params.items()}), wait=wait):
+        raise ValueError(
+            "the meta-gradient is exactly 0 for all of params, here and beside: nothing would be learned. The model reaches its "
+            "weights by another way than the names in params (a list, a tuple, a cache made before), or adapt or the loss cuts "
+            "the graph (detach, item, NumPy, no_grad), or all units are dead"
+        )
+
+
+def all_zero(gradients: Params, *, wait: bool) -> bool:
+    """Whether all are exactly zero; no, where that can't be told without waiting for a device."""
+    return all((wait or g.is_cpu) and not bool(debug_unwrap(g).any()) for g in gradients.values())
 
 
 def check_optimizer(meta_optimizer: torch.optim.Optimizer, params: Params) -> None:
@@ -152,11 +188,30 @@ def check_optimizer(meta_optimizer: torch.optim.Optimizer, params: Params) -> No
         )
 
 
+def check_finite(loss: Tensor, gradients: Params) -> None:
+    """Nothing, if the meta-loss and its gradient are finite.
+
+    Raises:
+        FloatingPointError: they are not; the message has the tensors' names and the usual causes.
+    """
+    bad = [name for name, g in gradients.items() if not bool(g.isfinite().all())]
+    if bad and bool(loss.isfinite()):
+        raise FloatingPointError(
+            f"the meta-loss is {loss.item():.4g}, but its gradient is not finite for {', '.join(bad)}; params are unchanged: a "
+            f"derivative that does not exist, of a root, norm or standard deviation at 0 (add 1e-8 under the root); "
+            f"or lower a rate"
+        )
+    if bad or not bool(loss.isfinite()):
+        raise FloatingPointError(
+            f"the meta-loss is {loss.item()}, not finite; params are unchanged: lower inner_lr or the meta-optimiser's rate"
+        )
+
+
 @checked
 def meta_step(
     task_loss: TaskLoss,
     params: Params,
-    tasks: Task,
+    tasks: Task | list[Task],
     meta_optimizer: torch.optim.Optimizer,
     *,
     chunk_size: int | None = None,
@@ -171,10 +226,7 @@ def meta_step(
     """
     check_optimizer(meta_optimizer, params)
     loss, gradients = meta_gradient(task_loss, params, tasks, chunk_size=chunk_size)
-    if not all(torch.isfinite(t).all() for t in (loss, *gradients.values())):
-        raise FloatingPointError(
-            f"the meta-loss is {loss.item()}, and it or its gradient is not finite; params are unchanged: lower a rate"
-        )
+    check_finite(loss, gradients)
     for name, p in params.items():
         p.grad = gradients[name]
     meta_optimizer.step()
@@ -186,38 +238,45 @@ def evaluate(
     model: nn.Module,
     adapt: Adapt,
     params: Params,
-    tasks: Task,
+    tasks: Task | list[Task],
     *,
     metric: Metric = batch_loss,
     chunk_size: int | None = None,
-) -> Tensor:
+) -> Any:
     """`metric` on the query set of each task after adaptation, shape `(n_tasks,)`.
 
-    `metric` is `batch_loss` or `accuracy` or any `(model, params, batch) -> tensor`, whose shape then follows `n_tasks`.
-    `chunk_size` as in `meta_gradient`.
+    `metric` is `batch_loss` or `accuracy` or any `(model, params, batch) -> tensor`, or a dictionary of tensors, whose shapes
+    then follow `n_tasks`. `chunk_size` as in `meta_gradient`; a model with forward hooks goes task by task, since what a hook
+    keeps of all tasks at once is dead afterwards.
 
     Raises:
         ValueError: a malformed or empty stack of tasks, or a `chunk_size` below 1.
     """
 
-    def task_metric(task: Task) -> Tensor:
+    def task_metric(task: Task) -> Any:
         return metric(model, adapt(params, task.support), task.query)
 
-    return _over_tasks(task_metric, tasks, chunk_size)
+    hooked = any(layer._forward_hooks for layer in model.modules())
+    return _over_tasks(task_metric, tasks, 1 if hooked else chunk_size)
 
 
-def _over_tasks(task_metric: Callable[[Task], Tensor], tasks: Task, chunk_size: int | None) -> Tensor:
-    n = n_tasks(tasks)
+def _over_tasks(task_metric: Callable[[Task], Any], tasks: Task | list[Task], chunk_size: int | None) -> Any:
+    n_tasks(tasks)
     with torch.no_grad():
-        if chunk_size == 1:
-            return torch.stack([task_metric(tree_map(lambda t, i=i: t[i], tasks)) for i in range(n)])
-        values: Tensor = vmap(task_metric, chunk_size=chunk_size)(tasks)
-        return values
+        if chunk_size == 1 or isinstance(tasks, list):
+            values = [task_metric(task) for task in one_by_one(tasks)]
+            return tree_map(lambda *of_tasks: torch.stack(of_tasks), *values)
+        return vmap(task_metric, chunk_size=chunk_size, randomness="different")(tasks)
 
 
 @checked
 def inductive_accuracy(
-    model: nn.Module, adapt: Adapt, params: Params, tasks: Task, *, chunk_size: int | None = None
+    model: nn.Module,
+    adapt: Adapt,
+    params: Params,
+    tasks: Task | list[Task],
+    *,
+    chunk_size: int | None = None,
 ) -> Tensor:
     """The share of queries, `(n_tasks,)` in [0, 1], that each task gets right when every query comes alone.
 
@@ -231,12 +290,18 @@ def inductive_accuracy(
 
     def task_accuracy(task: Task) -> Tensor:
         adapted = adapt(params, task.support)
-        logits = vmap(lambda x: predict(model, adapted, torch.cat([task.support.x, x[None]]))[-1])(
-            task.query.x
-        )
+
+        def alone(x: Any) -> Tensor:
+            with_support = tree_map(lambda s, q: torch.cat([s, q[None]]), task.support.x, x)
+            logits: Tensor = predict(model, adapted, with_support)[-1]
+            return logits
+
+        queries = task.query.x
+        logits = torch.stack([*map(alone, one_by_one(queries))]) if chunk_size == 1 else vmap(alone)(queries)
         return share_right(logits, task.query.y)
 
-    return _over_tasks(task_accuracy, tasks, chunk_size)
+    accuracies: Tensor = _over_tasks(task_accuracy, tasks, chunk_size)
+    return accuracies
 
 
 @checked
@@ -253,48 +318,3 @@ def nearest_neighbour(tasks: Task) -> Tensor:
     cosines = query @ support.transpose(1, 2)
     right = (tasks.support.y.gather(1, cosines.argmax(-1)) == tasks.query.y).float().mean(1)
     return torch.where(cosines.isnan().flatten(1).any(1), math.nan, right)
-
-
-class MeanCI(NamedTuple):
-    """A mean and the half-width of its 95 % confidence interval; prints as `mean ± half_width`."""
-
-    mean: float
-    half_width: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {self.half_width:.3f}"
-
-
-@checked
-def mean_ci95(values: Tensor | Sequence[float]) -> MeanCI:
-    """The mean of independent values `(n,)` and the half-width of its 95 % interval by Student's t with n - 1 degrees of freedom.
-
-    The interval says how far the mean over *these* units (tasks or seeds) may be off; over tasks it says nothing of the spread
-    over seeds.
-
-    Raises:
-        ValueError: fewer than 2 values, or one that is not finite.
-
-    >>> print(mean_ci95(torch.tensor([1.0, 2.0, 3.0])))  # t = 4.303 at 2 degrees of freedom
-    2.000 ± 2.484
-    """
-    values = torch.as_tensor(values, dtype=torch.float64).flatten()
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"an interval needs at least 2 values, got {n}")
-    if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"{int((~torch.isfinite(values)).sum())} of {n} values are not finite; drop or mend them first"
-        )
-    half_width = _student_t_975(n - 1) * values.std().item() / math.sqrt(n)
-    return MeanCI(values.mean().item(), half_width)
-
-
-@cache
-def _student_t_975(df: int) -> float:
-    # With t = sqrt(df) tan(u) Student's density becomes cos(u)^(df - 1) on (-pi/2, pi/2): integrate that, read off 97.5 %.
-    u = torch.linspace(0, math.pi / 2, 200_001, dtype=torch.float64)
-    density = u.cos() ** (df - 1)
-    mass = torch.cumulative_trapezoid(density, u)
-    at = int(torch.searchsorted(mass, 0.95 * mass[-1]))
-    return math.sqrt(df) * math.tan(u[at + 1].item())

@@ -7,8 +7,10 @@ chapter `few-shot-images`.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -16,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mamlkit.calls import checked
-from mamlkit.tasks import Params, check_counts
+from mamlkit.tasks import Params, check_counts, check_names
 
 
 class Network(nn.Module):
@@ -34,8 +36,37 @@ class Network(nn.Module):
 
 @checked
 def initial_params(model: nn.Module) -> Params:
-    """A copy of the model's parameters by name, detached: the theta that meta-training starts from."""
-    return {name: p.detach().clone() for name, p in model.named_parameters()}
+    """A copy of the model's parameters by name, detached: the theta that meta-training starts from.
+
+    Those that are frozen, `requires_grad_(False)`, are left out: the model's own stand in for them and nothing moves them. A
+    tied weight has the first of its names.
+
+    Raises:
+        ValueError: nothing is left to learn.
+    """
+    learned = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+    check_counts(**{"the model's number of parameters that require grad": len(learned)})
+    return learned
+
+
+@checked
+def adapted_module(model: nn.Module, params: Params) -> nn.Module:
+    """A copy of `model` that holds `params`, to be saved, exported or served; ties, buffers and all that `params` lacks are kept.
+
+    Raises:
+        ValueError: a name that the model has not, or another shape.
+    """
+    copied = copy.deepcopy(model)
+    check_names(copied, params)
+    own = dict(copied.named_parameters(remove_duplicate=False)) | dict(copied.named_buffers())
+    with torch.no_grad():
+        for name, p in params.items():
+            if own[name].shape != p.shape:
+                raise ValueError(
+                    f"params has {name} of shape {tuple(p.shape)}, but the model {tuple(own[name].shape)}"
+                )
+            own[name].copy_(p)
+    return copied
 
 
 @checked
@@ -140,15 +171,20 @@ def in_bfloat16(model: nn.Module) -> nn.Module:
     `torch.autocast` around the forward pass alone: a loss whose gradient is taken inside that context can't be differentiated
     again, and under `vmap` batch norm refuses to mix precisions. Derived in chapter `gpu-few-shot`.
     """
-    forward = model.forward
-
-    def forward_in_bfloat16(x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
-            logits: Tensor = forward(x)
-        return logits.float()
-
-    model.forward = forward_in_bfloat16
+    model.forward = partial(_forward_in_bfloat16, type(model).forward, model)
     for part in model.modules():
         if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d)):
-            part.register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+            part.register_forward_pre_hook(_in_float32)
     return model
+
+
+def _forward_in_bfloat16(
+    forward: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, x: Tensor
+) -> Tensor:
+    with torch.autocast(x.device.type, torch.bfloat16, cache_enabled=False):
+        logits = forward(model, x)
+    return logits.float()
+
+
+def _in_float32(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return (inputs[0].float(),)

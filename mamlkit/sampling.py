@@ -1,4 +1,4 @@
-"""Draw stacks of tasks, on any device, with no loop and no wait for the device.
+"""Draw stacks of tasks, on any device; sinusoids and classes with no loop and no wait for the device.
 
 Randomness enters as a `torch.Generator` that lives on the device where the tasks are wanted. Derived in chapter
 `learning-to-learn`.
@@ -7,12 +7,14 @@ Randomness enters as a `torch.Generator` that lives on the device where the task
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 from mamlkit.calls import checked
-from mamlkit.tasks import Batch, Task
+from mamlkit.tasks import Batch, Task, check_batch
 
 
 @checked
@@ -68,44 +70,109 @@ def sinusoid_tasks(
 
 @checked
 def class_tasks(
-    images: Tensor, meta_batch_size: int, *, n_way: int, k_shot: int, k_query: int, generator: torch.Generator
+    items: Any, meta_batch_size: int, *, n_way: int, k_shot: int, k_query: int, generator: torch.Generator
 ) -> Task:
-    """A stack of n-way classification tasks drawn from `images` of shape `(classes, per_class, channels, h, w)`.
+    """A stack of n-way classification tasks drawn from `items` of shape `(classes, per_class, ...)`, images or token ids say, or
+    a pytree of such tensors, ids and their mask.
 
     Each task draws `n_way` different classes in random order, labels them 0 to n_way - 1 (so no label means anything across
-    tasks), and of each class `k_shot` support and `k_query` other query drawings. Support x is
-    `(meta_batch_size, n_way * k_shot, channels, h, w)`, class after class; y holds the integer labels. Vinyals et al. (2016),
+    tasks), and of each class `k_shot` support and `k_query` other query items. Support x is
+    `(meta_batch_size, n_way * k_shot, ...)`, class after class; y holds the integer labels. Vinyals et al. (2016),
     section 4.
 
     Raises:
-        ValueError: more classes or drawings asked for than there are, a count below 1, or a generator on another device.
+        ValueError: more classes or items asked for than there are, a count below 1, or a generator on another device.
     """
-    if images.dim() != 5:
+    leaves = tree_leaves(items)
+    if not all(isinstance(t, Tensor) and t.dim() >= 2 and t.numel() for t in leaves) or not leaves:
+        shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in leaves]
         raise ValueError(
-            f"images has shape {tuple(images.shape)}, but needs the axes (classes, per_class, channels, h, w)"
+            f"items has {shapes}, but needs tensors with the axes (classes, per_class, ...), none empty"
         )
-    classes, per_class = images.shape[:2]
+    classes, per_class = leaves[0].shape[:2]
     if n_way > classes:
         raise ValueError(f"n_way={n_way} but this split has {classes} classes; draw from a larger split")
     if k_shot + k_query > per_class:
         raise ValueError(
-            f"k_shot + k_query = {k_shot} + {k_query} but each class has {per_class} drawings; ask for fewer per class"
+            f"k_shot + k_query = {k_shot} + {k_query} but each class has {per_class} items; ask for fewer per class"
         )
-    if generator.device.type != images.device.type:
-        raise ValueError(
-            f"the generator is on {generator.device} but the images are on {images.device}; "
-            f"use torch.Generator(device={str(images.device)!r})"
-        )
-    device = images.device
+    _check_device("items", leaves[0], generator)
+    device = leaves[0].device
     # The ranks of random numbers are a random order: the first few of them are a draw without replacement.
     chosen = torch.rand(meta_batch_size, classes, generator=generator, device=device).topk(n_way).indices
-    drawings = torch.rand(meta_batch_size, n_way, per_class, generator=generator, device=device)
-    drawings = drawings.topk(k_shot + k_query).indices
-    x = images[chosen[:, :, None], drawings]  # (meta_batch_size, n_way, k_shot + k_query, channels, h, w)
+    picked = torch.rand(meta_batch_size, n_way, per_class, generator=generator, device=device)
+    picked = picked.topk(k_shot + k_query).indices
+    x = tree_map(
+        lambda t: t[chosen[:, :, None], picked], items
+    )  # (meta_batch_size, n_way, k_shot + k_query, ...)
     labels = torch.arange(n_way, device=device)
 
-    def batch(x: Tensor) -> Batch:
-        k = x.shape[2]
-        return Batch(x.flatten(1, 2), labels.repeat_interleave(k).repeat(meta_batch_size, 1))
+    def batch(first: int, last: int) -> Batch:
+        y = labels.repeat_interleave(last - first).repeat(meta_batch_size, 1)
+        return Batch(tree_map(lambda t: t[:, :, first:last].flatten(1, 2), x), y)
 
-    return Task(batch(x[:, :, :k_shot]), batch(x[:, :, k_shot:]))
+    return Task(batch(0, k_shot), batch(k_shot, k_shot + k_query))
+
+
+def _check_device(name: str, tensor: Tensor, generator: torch.Generator) -> None:
+    if generator.device.type != tensor.device.type:
+        raise ValueError(
+            f"the generator is on {generator.device} but {name} on {tensor.device}; "
+            f"use torch.Generator(device={str(tensor.device)!r})"
+        )
+
+
+@checked
+def group_tasks(
+    rows: Batch,
+    group: Tensor,
+    meta_batch_size: int,
+    *,
+    k_shot: int,
+    k_query: int | None,
+    generator: torch.Generator,
+) -> Task | list[Task]:
+    """Tasks drawn from the rows of a table, one group a task: a patient, a user, a shop.
+
+    Each task draws a group, with equal chances and anew each time, and of its rows `k_shot` for the support and `k_query` others
+    for the query set. With `k_query=None` the query set is all other rows, and the tasks, of unequal sizes then, come as a list.
+    Rows are drawn without replacement within a task.
+
+    Args:
+        rows: inputs and targets, all with one row for each row of the table; x and y may be any pytrees.
+        group: integers `(rows,)`; `numpy.unique(column, return_inverse=True)[1]` makes them of names.
+
+    Raises:
+        ValueError: a group with fewer rows than a task needs, by its number, or `group` of another length or type.
+
+    >>> rows = Batch(x=torch.arange(6.0)[:, None], y=torch.arange(6.0)[:, None])
+    >>> patient = torch.tensor([0, 0, 0, 1, 1, 1])
+    >>> tasks = group_tasks(rows, patient, 4, k_shot=2, k_query=1, generator=torch.Generator().manual_seed(0))
+    >>> tasks.support.x.shape
+    torch.Size([4, 2, 1])
+    """
+    check_batch("rows", rows)
+    n = len(tree_leaves(rows)[0])
+    if group.shape != (n,) or group.is_floating_point() or group.dtype == torch.bool:
+        raise ValueError(
+            f"group is {group.dtype} {tuple(group.shape)}, but must be integers of shape ({n},), one a row"
+        )
+    _check_device("group", group, generator)
+    names, sizes = torch.unique(group, return_counts=True)
+    least = k_shot + (1 if k_query is None else k_query)
+    if bool((sizes < least).any()):
+        small = names[sizes < least]
+        raise ValueError(
+            f"group {small[0]} has {sizes[sizes < least][0]} rows, {len(small)} of {len(names)} groups fewer than the {least} of "
+            f"k_shot={k_shot} and k_query={k_query}; leave them out or ask for less"
+        )
+    table = torch.split(group.argsort(stable=True), sizes.tolist())  # the rows of each group
+    chosen = torch.randint(len(table), (meta_batch_size,), generator=generator, device=group.device)
+    tasks = []
+    for rows_of_group in (table[i] for i in chosen.tolist()):
+        order = torch.randperm(len(rows_of_group), generator=generator, device=group.device)
+        mixed = rows_of_group[order if k_query is None else order[:least]]
+        tasks.append(
+            Task(*(tree_map(lambda t, at=at: t[at], rows) for at in (mixed[:k_shot], mixed[k_shot:])))
+        )
+    return tasks if k_query is None else tree_map(lambda *of_tasks: torch.stack(of_tasks), *tasks)

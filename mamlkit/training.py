@@ -9,14 +9,14 @@ Derived in chapters `outer-loop` and `sinusoids`; at full scale in `gpu-few-shot
 
 from __future__ import annotations
 
-import ctypes
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from numbers import Real
 from pathlib import Path
@@ -26,20 +26,18 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.func import vmap
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from tqdm import tqdm
 
+from mamlkit import checkpoints
 from mamlkit.calls import refuse
-from mamlkit.checkpoints import Run, resume, save, settings
-from mamlkit.meta import TaskLoss, check_optimizer, meta_gradient
-from mamlkit.tasks import Params, Task, check_counts, n_tasks
+from mamlkit.checkpoints import Run
+from mamlkit.compiling import Gradient, compile_or_warn, keep_large_blocks, sped_up
+from mamlkit.meta import TaskLoss, all_zero, check_optimizer, check_reached, meta_gradient
+from mamlkit.tasks import Params, Task, check_counts, n_tasks, one_by_one
 
-Gradient = Callable[[Params, Task], tuple[Tensor, Params]]
 _LOOK_EVERY = {"cpu": 1}
 """Meta-steps between two looks at the losses, elsewhere 100: on a GPU each look would make it wait for the host."""
-_WARM_UP = 3
-"""Meta-steps that run plainly before a GPU's step is recorded."""
 
 
 class Trained(NamedTuple):
@@ -81,13 +79,15 @@ def stack_seeds(initial: Sequence[Params]) -> Params:
 def meta_train(
     task_loss: TaskLoss,
     params: Params,
-    sample_tasks: Callable[[torch.Generator], Task],
+    sample_tasks: Callable[[torch.Generator], Task | list[Task]],
     *,
     meta_steps: int,
     meta_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     generator: torch.Generator,
     chunk_size: int | None = None,
     n_seeds: int | None = None,
+    clip: float | None = None,
+    schedule: Callable[[int], float] | None = None,
     compiled: bool = False,
     validate: Callable[[Params], Tensor] | None = None,
     validate_every: int = 1000,
@@ -102,15 +102,19 @@ def meta_train(
     Args:
         task_loss: `(params, task) -> scalar`, as for `meta_gradient`.
         params: theta to start from; with `n_seeds`, made by `stack_seeds`.
-        sample_tasks: `generator -> a stack of tasks`; with `n_seeds` the stack is shared out, an equal part to each seed, and
-            each seed's part once more among the processes of `torchrun`.
+        sample_tasks: `generator -> a stack of tasks`, or a list of tasks of unequal sizes; with `n_seeds` they are shared out, an
+            equal part to each seed, and each seed's part once more among the processes of `torchrun`.
         meta_steps: how many steps in all, those of an interrupted run included.
         meta_optimizer: a function of the list of tensors, `partial(torch.optim.Adam, lr=1e-3)` say. Tensors that the optimiser
             it makes does not hold stay as they are.
-        generator: the only source of randomness.
+        generator: what the tasks are drawn from. Dropout draws from torch's own, whose state is in the checkpoint too.
         chunk_size: as in `meta_gradient`.
-        n_seeds: train so many runs at once as one more batch axis; each sees tasks of its own and no other run. One whose loss
-            or parameters are no longer finite is stopped, with a warning, and the others go on.
+        n_seeds: train so many runs at once as one more batch axis, one after the other where `chunk_size` is 1 or the tasks come
+            as a list; each sees tasks of its own and no other run. One whose loss or parameters are no longer finite is
+            stopped, with a warning, and the others go on. An optimiser whose rule looks at a whole tensor is refused.
+        clip: the largest norm that the meta-gradient may have, over all parameters and for each seed by itself.
+        schedule: `step -> factor` on the rates of `meta_optimizer`, from step 0 on; a function of the step alone, so that a
+            resumed run takes the same.
         compiled: run the meta-gradient through `torch.compile`: the same numbers but for rounding, many times faster for
             small networks, after some seconds of compiling. On a GPU the whole step, sampling and optimiser included, is then
             also recorded once as a CUDA graph and replayed. The first meta-gradient is computed plainly too; where there is no
@@ -122,14 +126,16 @@ def meta_train(
         checkpoint: a file to resume from if it is there and to write every `checkpoint_seconds` and at the end.
         max_seconds: stop after so long, with the checkpoint written, which must have been asked for; of several processes as
             soon as it is over for one, in the same step for all. When it is over from the start, one step is made.
-        config: what the run is, in values that JSON knows; a checkpoint made with another, or with another optimiser's settings,
-            is refused.
+        config: what the run is, in values that JSON knows. A checkpoint made with another `config`, with another optimiser's
+            settings or with other settings in `task_loss` (those in a `partial` or a closure) is refused; but `first_order` may
+            change where steps are left, first order first say (Antoniou et al. 2019).
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
-        ValueError: an argument that can't be used, by its name; an optimiser that holds none of the tensors; seeds or processes
-            that can't share the tasks, or processes that start differently; tasks that change their shape; a `validate` that
-            changes what it must not; a checkpoint that is damaged or of another run, which is left untouched.
+        ValueError: an argument that can't be used, by its name; an optimiser that holds none of the tensors or mixes the seeds; a
+            first step that moves nothing; seeds or processes that can't share the tasks, or processes that start differently;
+            tasks that change their shape or run out; a `validate` that changes what it must not; a checkpoint that is damaged or
+            of another run, which is left untouched.
         FloatingPointError: a loss or a parameter that is not finite, with its step, and no seed left to go on with; the
             checkpoint is left as it was.
         TimeoutError: `max_seconds` are over; the same call goes on from the checkpoint.
@@ -137,54 +143,52 @@ def meta_train(
     """
     _check_call(locals())
     rank, n_ranks = _which_process()
-    run = _at_the_start(params, meta_optimizer, generator, (meta_steps, *([n_seeds] if n_seeds else [])))
+    shape = (meta_steps, *([n_seeds] if n_seeds else []))
+    run = _at_the_start(params, meta_optimizer, generator, shape, scheduled=schedule is not None)
     path, looks_every = None if checkpoint is None else Path(checkpoint), validate_every if validate else None
-    what_it_is = settings(config, run.optimizer, looks_every)
+    recipe = checkpoints.settings(
+        config, run.optimizer, looks_every, task_loss, {"clip": clip, "schedule": schedule}
+    )
     if path is not None:
-        resume(run, path, what_it_is, looks_every)
+        checkpoints.resume(run, path, recipe, looks_every)
     if n_ranks > 1:
         _refuse_other_starts(run, n_ranks)
+    if run.losses.device.type == "cpu":
+        keep_large_blocks()
     clock = _Clock(run.seconds, max_seconds, math.inf if path is None else checkpoint_seconds)
     gradient = _gradient_of(task_loss, chunk_size, n_seeds, compiled)
-    share = _share_of_tasks(run.losses.device, n_seeds, rank, n_ranks)
-    step = _one_step(run, gradient, lambda: share(sample_tasks(generator)), clock, n_ranks)
+    draw = partial(
+        _drawn, run, sample_tasks, _share_of_tasks(run.losses.device, n_seeds, rank, n_ranks, compiled)
+    )
+    step: Callable[[], Tensor] = partial(_one_step, run, gradient, draw, clock, clip, schedule, n_ranks)
+    watch = _Watch(run, clock, validate, validate_every, path, recipe, rank, n_ranks)
 
-    first = looked_at = run.step
-    shown: dict[str, str] = {}
     with _bar(run, hidden=not progress or rank > 0) as bar, ExitStack() as stack:
         while run.step < meta_steps:
             run.losses[run.step] = step()
             run.step += 1
             bar.update()
+            if run.step == 1:
+                _refuse_to_stand_still(run, schedule)
             if compiled:
-                step = _sped_up(step, run, run.step - first, n_ranks, stack)
-            last = run.step == meta_steps
-            validating = validate is not None and run.step % validate_every == 0
-            if not (last or validating or run.step % _LOOK_EVERY.get(run.losses.device.type, 100) == 0):
-                continue
-
-            over, due = clock.says()
-            saving = last or over or due
-            run.seconds = clock.seconds()
-            _stop_what_is_not_finite(run, looked_at, params_too=saving)
-            looked_at = run.step
-            if validate is not None and validating:
-                shown["accuracy"] = _keep_the_best(run, validate, watched=run.step - first <= validate_every)
-            if run.step % 100 == 0:
-                shown["loss"] = f"{run.losses[max(0, run.step - 100) : run.step].nanmean():.3f}"
-                bar.set_postfix(shown, refresh=False)
-            if saving:
-                if path is not None and rank == 0:
-                    save(run, path, what_it_is)
-                clock.saved_now()
-            if n_ranks > 1 and (last or over):
-                dist.all_reduce(torch.zeros(1, device=run.losses.device))  # nobody leaves before it is saved
-            if over and not last:
-                raise TimeoutError(
-                    f"max_seconds={max_seconds:.0f} are over at meta-step {run.step} of {meta_steps}; "
-                    f"{path} holds it, so the same call goes on from there"
+                step = sped_up(
+                    step, run, run.step - watch.first, n_ranks, stack, scheduled=schedule is not None
                 )
+            if watch.is_time():
+                watch.look(bar)
     return _trained(run)
+
+
+def read_checkpoint(path: str | Path, *, device: str | torch.device = "cpu") -> Trained:
+    """What `meta_train` has written to a checkpoint so far; nothing in the file is run.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is damaged, or no checkpoint.
+    """
+    saved = checkpoints.read(Path(path), torch.device(device))
+    losses = saved["losses"]
+    return _as_trained(saved["params"], losses, saved["validation"], saved["best"], saved["seconds"])
 
 
 _FUNCTION = ", but it must be a function: "
@@ -196,6 +200,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
         _FUNCTION + "a list of tensors -> an optimiser, partial(torch.optim.Adam, lr=1e-3) say",
     ),
     "validate": (Callable | None, _FUNCTION + "params -> what is better when larger"),
+    "schedule": (Callable | None, _FUNCTION + "step -> a factor on the rates"),
     "generator": (torch.Generator, "; use torch.Generator().manual_seed(0), the only randomness"),
     "checkpoint": (str | os.PathLike | None, ", but it must be the name of a file"),
 }
@@ -233,6 +238,10 @@ def _check_call(given: dict[str, Any]) -> None:
             f"max_seconds={to_stop!r}, but it must be a number of seconds; math.inf is never": (
                 not isinstance(to_stop, Real) or math.isnan(to_stop)
             ),
+            f"clip={given['clip']!r}, but it must be a number above 0, the largest norm of a meta-gradient": (
+                given["clip"] is not None
+                and not (isinstance(given["clip"], int | float) and given["clip"] > 0)
+            ),
             f"max_seconds={to_stop} without a checkpoint would lose the run; name a checkpoint": (
                 given["checkpoint"] is None and to_stop != math.inf
             ),
@@ -250,12 +259,47 @@ def _at_the_start(
     meta_optimizer: Callable[[list[Tensor]], torch.optim.Optimizer],
     generator: torch.Generator,
     shape: tuple[int, ...],
+    *,
+    scheduled: bool,
 ) -> Run:
     params = {name: p.detach().clone() for name, p in params.items()}
     optimizer = meta_optimizer(list(params.values()))
     check_optimizer(optimizer, params)
+    for group in optimizer.param_groups if scheduled else ():
+        group.setdefault("initial_lr", group["lr"])  # torch's own name for what a schedule starts from
     losses = torch.full(shape, math.nan, device=next(iter(params.values())).device)
-    return Run(params, optimizer, generator, losses, {name: p.clone() for name, p in params.items()})
+    run = Run(params, optimizer, generator, losses, {name: p.clone() for name, p in params.items()})
+    if run.n_seeds > 1:
+        _refuse_mixed_seeds(run)
+    return run
+
+
+def _refuse_mixed_seeds(run: Run) -> None:
+    # What happens to the other seeds must not change what a step makes of the first one.
+    firsts = []
+    for scale in (1.0, 100.0):
+        optimizer, params = checkpoints.trial(run)
+        for p in params.values():
+            p.grad = torch.linspace(0.1, 1, p.numel(), device=p.device).view_as(p).to(p.dtype)
+            p.grad[1:] *= scale
+        type(optimizer).step(optimizer)
+        firsts.append([p[0] for p in params.values()])
+    if not all(torch.equal(a, b) for a, b in zip(*firsts, strict=True)):
+        raise ValueError(
+            f"meta_optimizer is {type(run.optimizer).__name__}, whose rule looks at a whole tensor, so the {run.n_seeds} seeds "
+            f"would disturb each other; train them one by one, or take a rule for single numbers, Adam or SGD say"
+        )
+
+
+def _refuse_to_stand_still(run: Run, schedule: object) -> None:
+    warming_up = schedule is not None or any("initial_lr" in group for group in run.optimizer.param_groups)
+    if not warming_up and all(torch.equal(p, run.best[name]) for name, p in run.params.items()):
+        flat = all_zero({name: p.grad for name, p in run.params.items() if p.grad is not None}, wait=True)
+        raise ValueError(
+            "the first meta-step moves none of params: "
+            + ("the meta-gradient is exactly 0 there; start somewhere else" if flat else
+               "the meta-optimiser's rate is 0, or too small for the type of params")
+        )  # fmt: skip
 
 
 def _gradient_of(
@@ -263,25 +307,126 @@ def _gradient_of(
 ) -> Gradient:
     gradient: Gradient = partial(meta_gradient, task_loss, chunk_size=chunk_size)
     if n_seeds is not None:
-        gradient = vmap(gradient)
-    return _compile_or_warn(gradient) if compiled else gradient
+        gradient = partial(_seed_by_seed, gradient, chunk_size == 1)
+    return compile_or_warn(gradient) if compiled else gradient
+
+
+def _seed_by_seed(gradient: Gradient, alone: bool, params: Params, tasks: Any) -> tuple[Tensor, Params]:
+    if not (alone or isinstance(tasks, list)):
+        together: tuple[Tensor, Params] = vmap(gradient, randomness="different")(params, tasks)
+        return together
+    each = [
+        gradient({name: p[seed] for name, p in params.items()}, part)
+        for seed, part in enumerate(one_by_one(tasks))
+    ]
+    stacked: tuple[Tensor, Params] = tree_map(lambda *of_seeds: torch.stack(of_seeds), *each)
+    return stacked
+
+
+def _drawn(run: Run, sample_tasks: Callable[[torch.Generator], Any], share: Callable[[Any], Any]) -> Any:
+    try:
+        return share(sample_tasks(run.generator))
+    except StopIteration:
+        raise ValueError(
+            f"sample_tasks ran out at meta-step {run.step} of {len(run.losses)}; it must give tasks anew each time it is called: "
+            f"cycle the loader"
+        ) from None
 
 
 def _one_step(
-    run: Run, gradient: Gradient, sample: Callable[[], Task], clock: _Clock, n_ranks: int
-) -> Callable[[], Tensor]:
-    def step() -> Tensor:
-        loss, gradients = gradient(run.params, sample())
-        if n_ranks > 1:
-            # The clocks ride on the message: a process that left or saved at a step of its own would leave the others waiting.
-            loss, gradients = _mean_over_ranks(loss, gradients | {"": clock.asks(loss)}, n_ranks)
-            clock.asked = gradients[""]
-        for name, p in run.params.items():
-            p.grad = gradients[name]
-        run.optimizer.step()
-        return loss
+    run: Run,
+    gradient: Gradient,
+    draw: Callable[[], Any],
+    clock: _Clock,
+    clip: float | None,
+    schedule: Callable[[int], float] | None,
+    n_ranks: int,
+) -> Tensor:
+    tasks = draw()
+    loss, gradients = gradient(run.params, tasks)
+    if run.step == 0:
+        check_reached(lambda at: gradient(at, tasks)[1], run.params, gradients, wait=True)
+    if n_ranks > 1:
+        # The clocks ride on the message: a process that left or saved at a step of its own would leave the others waiting.
+        loss, gradients = _mean_over_ranks(loss, gradients | {"": clock.asks(loss)}, n_ranks)
+        clock.asked = gradients.pop("")
+    if clip is not None:
+        gradients = _clipped(gradients, clip, per_seed=loss.dim() > 0)
+    for name, p in run.params.items():
+        p.grad = gradients[name]
+    if schedule is not None:
+        for group in run.optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * schedule(run.step)
+    run.optimizer.step()
+    return loss
 
-    return step
+
+def _clipped(gradients: Params, clip: float, *, per_seed: bool) -> Params:
+    axes = 1 if per_seed else 0
+    squares = [g.square().flatten(axes).sum(-1) for g in gradients.values()]
+    factor = (clip / torch.stack(squares).sum(0).sqrt()).clamp(max=1.0)
+    return {
+        name: g * factor.view(-1, *[1] * (g.dim() - 1)) if per_seed else g * factor
+        for name, g in gradients.items()
+    }
+
+
+@dataclass
+class _Watch:
+    """Looks at a run from time to time: is it finite, is it better, must it be saved, is its time over?"""
+
+    run: Run
+    clock: _Clock
+    validate: Callable[[Params], Tensor] | None
+    validate_every: int
+    path: Path | None
+    recipe: str
+    rank: int
+    n_ranks: int
+    shown: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.first = self.looked_at = self.run.step
+
+    def _is_last(self) -> bool:
+        return self.run.step == len(self.run.losses)
+
+    def _validates(self) -> bool:
+        return self.validate is not None and self.run.step % self.validate_every == 0
+
+    def is_time(self) -> bool:
+        """Whether to look after this step: a look makes a GPU wait."""
+        every = _LOOK_EVERY.get(self.run.losses.device.type, 100)
+        return self._is_last() or self._validates() or self.run.step % every == 0
+
+    def look(self, bar: tqdm[Any]) -> None:
+        """Stop what is not finite, validate, show, save."""
+        run, last = self.run, self._is_last()
+        over, due = self.clock.says()
+        saving = last or over or due
+        run.seconds = self.clock.seconds()
+        _stop_what_is_not_finite(run, self.looked_at, params_too=saving)
+        self.looked_at = run.step
+        if self.validate is not None and self._validates():
+            watched = run.step - self.first <= self.validate_every
+            self.shown["accuracy"] = _keep_the_best(run, self.validate, watched=watched)
+        if run.step % 100 == 0:
+            self.shown["loss"] = f"{run.losses[max(0, run.step - 100) : run.step].nanmean():.3f}"
+            bar.set_postfix(self.shown, refresh=False)
+        if saving:
+            self._save(leaving=last or over)
+        if over and not last:
+            raise TimeoutError(
+                f"max_seconds={self.clock.max_seconds:.0f} are over at meta-step {run.step} of {len(run.losses)}; "
+                f"{self.path} holds it, so the same call goes on from there"
+            )
+
+    def _save(self, *, leaving: bool) -> None:
+        if self.path is not None and self.rank == 0:
+            checkpoints.save(self.run, self.path, self.recipe)
+        self.clock.saved_now()
+        if self.n_ranks > 1 and leaving:
+            dist.all_reduce(torch.zeros(1, device=self.run.losses.device))  # nobody leaves before it is saved
 
 
 class _Clock:
@@ -324,11 +469,16 @@ def _bar(run: Run, *, hidden: bool) -> tqdm[Any]:
 def _trained(run: Run) -> Trained:
     for p in run.params.values():
         p.grad = None
-    none = run.losses.new_zeros((0, *run.losses.shape[1:]))
-    validation = torch.stack(run.validation) if run.validation else none
+    return _as_trained(run.params, run.losses, run.validation, run.best, run.seconds)
+
+
+def _as_trained(
+    params: Params, losses: Tensor, values: list[Tensor], best: Params, seconds: float
+) -> Trained:
+    validation = torch.stack(values) if values else losses.new_zeros((0, *losses.shape[1:]))
     judged = validation.isfinite().any(0)
-    best = {name: _where_seed(judged, run.best[name], p) for name, p in run.params.items()}
-    return Trained(run.params, run.losses.cpu(), validation.cpu(), best, run.seconds)
+    best = {name: _where_seed(judged, best[name], p) for name, p in params.items()}
+    return Trained(params, losses.cpu(), validation.cpu(), best, seconds)
 
 
 def _where_seed(which: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -371,58 +521,58 @@ def _stop_what_is_not_finite(run: Run, since: int, *, params_too: bool) -> None:
     if not params_too and bool(new.isfinite().all()):
         return
     n = run.n_seeds
-    problems: dict[int, str] = {}
-    for seed, values in enumerate(new.reshape(-1, n).T.tolist()):
-        for step, value in enumerate(values, since):
-            if not math.isfinite(value):
-                problems.setdefault(seed, f"the meta-loss is {value} at meta-step {step}")
-    if params_too:
-        # The losses are looked at all the time; the gradient of a finite loss can still overflow, one step later tells.
-        for name, p in run.params.items():
-            for seed, finite in enumerate(p.isfinite().reshape(n, -1).all(1).tolist()):
-                if not finite:
-                    problems.setdefault(seed, f"{name} is not finite after meta-step {run.step - 1}")
-    for seed in sorted(problems.keys() - run.stopped):
+    for seed, (problem, cause) in _not_finite(run, since).items():
+        if seed in run.stopped:
+            continue
         run.stopped.add(seed)
-        which = problems[seed] + (f", seed {seed} of {n}" if n > 1 else "")
+        which = problem + (f", seed {seed} of {n}" if n > 1 else "")
         if len(run.stopped) == n:
-            raise FloatingPointError(
-                f"{which}; the checkpoint is left as it was: lower inner_lr or the meta-optimiser's rate"
-            )
-        warnings.warn(f"{which}: it is stopped, its parameters are NaN, the other seeds go on", stacklevel=3)
+            raise FloatingPointError(f"{which}; the checkpoint is left as it was. {cause}")
+        words = f"{which}: it is stopped, its parameters are NaN, the other seeds go on. {cause}"
+        warnings.warn(words, stacklevel=4)
         for p in run.params.values():
             p[seed] = math.nan
 
 
+def _not_finite(run: Run, since: int) -> dict[int, tuple[str, str]]:
+    """For each seed of which anything is not finite: what and since when, and the likely causes."""
+    n, found = run.n_seeds, {}
+    for seed, losses in enumerate(run.losses[: run.step].reshape(-1, n).T.tolist()):
+        names = [name for name, p in run.params.items() if not bool(p.reshape(n, -1)[seed].isfinite().all())]
+        at = next((step for step in range(since, run.step) if not math.isfinite(losses[step])), None)
+        if at is None and not names:
+            continue
+        if at is None:
+            what = f"{names[0]} is not finite after meta-step {run.step - 1}"
+        else:
+            what = f"the meta-loss is {losses[at]} at meta-step {at}"
+        before = f" (the loss was {losses[at - 1]:.3g} one step before)" if at else ""
+        found[seed] = (
+            what,
+            f"A rate is too high, inner_lr or the meta-optimiser's{before}, or a derivative does not exist, of a root, norm or "
+            f"standard deviation at 0; not finite by now: {', '.join(names) or 'nothing else'}",
+        )
+    return found
+
+
 def _share_of_tasks(
-    device: torch.device, n_seeds: int | None, rank: int, n_ranks: int
-) -> Callable[[Task], Task]:
+    device: torch.device, n_seeds: int | None, rank: int, n_ranks: int, compiled: bool
+) -> Callable[[Any], Any]:
+    """The part of a stack or list of tasks that this process trains on, with the seeds as one more axis or level."""
     shapes: list[torch.Size] = []
 
-    def look_at_first(tasks: Task) -> None:
-        if not isinstance(tasks, Task):
-            raise ValueError(
-                f"sample_tasks gave a {type(tasks).__name__}, but it must give a Task, a stack of them"
-            )
-        n, parts, where = n_tasks(tasks), (n_seeds or 1) * n_ranks, tasks.query.x.device
-        refuse(
-            {
-                f"sample_tasks draws {n} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
-                f"draw a multiple of {parts}": n % parts,
-                f"the tasks are on {where} and params on {device}; draw them there, or move them with .to": (
-                    where != device
-                ),
-            }
-        )
-
-    def share(tasks: Task) -> Task:
-        if not shapes:
-            look_at_first(tasks)
-        new = [t.shape for batch in tasks for t in batch]
+    def share(tasks: Any) -> Any:
+        if not shapes or isinstance(tasks, list):
+            _check_tasks(tasks, device, n_seeds, n_ranks, compiled)
+        if isinstance(tasks, list):
+            size = len(tasks) // (n_seeds or 1)
+            of_seeds = [tasks[i : i + size][rank::n_ranks] for i in range(0, len(tasks), size)]
+            return of_seeds if n_seeds is not None else of_seeds[0]
+        new = [t.shape for t in tree_leaves(tasks)]
         shapes[:] = shapes or new
         if new != shapes:
             raise ValueError(
-                f"the tasks have other shapes, {new}, than the first ones, {shapes}; draw them all alike"
+                f"the tasks have other shapes, {new}, than the first ones, {shapes}; draw them all alike, or as a list of tasks"
             )
         if n_seeds is not None:
             tasks = tree_map(lambda t: t.unflatten(0, (n_seeds, -1)), tasks)
@@ -430,42 +580,29 @@ def _share_of_tasks(
             return tasks
         # Every process draws the whole stack and keeps its part, so their number changes no task.
         axis = 0 if n_seeds is None else 1
-        mine: Task = tree_map(lambda t: t.chunk(n_ranks, axis)[rank].contiguous(), tasks)
-        return mine
+        return tree_map(lambda t: t.chunk(n_ranks, axis)[rank].contiguous(), tasks)
 
     return share
 
 
-def _recorded(
-    step: Callable[[], Tensor], optimizer: torch.optim.Optimizer, generator: torch.Generator
-) -> Callable[[], Tensor]:
-    # A CUDA graph: the kernels of one step, sent to the GPU as a whole, with no Python between them.
-    for group in optimizer.param_groups:
-        group["capturable"] = True
-    for state in optimizer.state.values():
-        if isinstance(state.get("step"), Tensor):
-            state["step"] = state["step"].to(generator.device)
-    graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(generator)
-    with torch.cuda.graph(graph):
-        loss = step()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return loss
-
-    return replay
-
-
-@cache
-def _keep_large_blocks() -> None:
-    # By default glibc hands every large block back to the system and asks for it again, page by page, in the next step: a fifth
-    # of a meta-step of convolutions. Elsewhere (musl, macOS, Windows) there is no such switch and nothing happens.
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is not None:
-        m_trim_threshold, m_mmap_threshold = -1, -3
-        mallopt(m_mmap_threshold, 2**30)
-        mallopt(m_trim_threshold, 2**31 - 1)
+def _check_tasks(tasks: Any, device: torch.device, n_seeds: int | None, n_ranks: int, compiled: bool) -> None:
+    if not isinstance(tasks, Task | list):
+        raise ValueError(
+            f"sample_tasks gave a {type(tasks).__name__}, but it must give a Task, a stack of them, or a list of such"
+        )
+    n, parts, where = n_tasks(tasks), (n_seeds or 1) * n_ranks, tree_leaves(tasks)[0].device
+    refuse(
+        {
+            f"sample_tasks draws {n} tasks, which n_seeds={n_seeds} on {n_ranks} processes can't share; "
+            f"draw a multiple of {parts}": n % parts,
+            f"the tasks are on {where} and params on {device}; draw them there, or move them with .to": (
+                where != device
+            ),
+            "tasks of unequal sizes, in a list, can't be compiled; pass compiled=False, or stack them": (
+                compiled and isinstance(tasks, list)
+            ),
+        }
+    )
 
 
 def _mean_over_ranks(loss: Tensor, gradients: Params, n_ranks: int) -> tuple[Tensor, Params]:
@@ -496,80 +633,3 @@ def _refuse_other_starts(run: Run, n_ranks: int) -> None:
             ),
         }
     )
-
-
-def _sped_up(
-    step: Callable[[], Tensor], run: Run, taken: int, n_ranks: int, stack: ExitStack
-) -> Callable[[], Tensor]:
-    device = run.losses.device.type
-    if taken == 1 and device == "cpu":
-        # Nothing that the compiled code depends on changes any more: spare each step the check, a tenth of its time.
-        stack.enter_context(torch.compiler.set_stance(skip_guard_eval_unsafe=True))
-    if taken == _WARM_UP and device == "cuda" and n_ranks == 1:
-        return _recorded(step, run.optimizer, run.generator)
-    return step
-
-
-def _compile_or_warn(gradient: Gradient) -> Gradient:
-    compiled = torch.compile(gradient, dynamic=False)
-    trusted: bool | None = None  # not looked at yet
-
-    def run(params: Params, tasks: Task) -> tuple[Tensor, Params]:
-        nonlocal trusted
-        if trusted is not None:
-            return (compiled if trusted else gradient)(params, tasks)
-        with _Coarsest() as used:
-            plain = gradient(params, tasks)
-        # torch's cache of compiled code does not know which vector instructions it was made with (2.13), so tell it.
-        tag = f"{torch.compiler.config.cache_key_tag} {torch.backends.cpu.get_cpu_capability()}"
-        try:
-            with torch.compiler.config.patch(cache_key_tag=tag):  # type: ignore[attr-defined]
-                fast = compiled(params, tasks)
-            problem = _differs(fast, plain, used.eps)
-        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as why:
-            reason = " ".join(str(why).strip().splitlines()[:2])
-            problem = f"torch.compile has no working compiler here, so every step runs plainly: {reason}"
-        trusted = not problem
-        if trusted:
-            return fast
-        warnings.warn(problem, stacklevel=4)
-        return plain
-
-    return run
-
-
-class _Coarsest(TorchDispatchMode):
-    """Watches what is computed; `eps` is the rounding of the coarsest type in it, bfloat16 inside of float32 say."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.eps = 2.0**-10 if torch.backends.cuda.matmul.fp32_precision == "tf32" else 0.0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        floats = [t for t in tree_leaves(out) if isinstance(t, Tensor) and t.is_floating_point()]
-        self.eps = max([self.eps, *(torch.finfo(t.dtype).eps for t in floats)])
-        return out
-
-
-def _differs(fast: tuple[Tensor, Params], plain: tuple[Tensor, Params], eps: float) -> str:
-    # Rounding through a long inner loop stays below the fourth root of one rounding, 2 % in float32 and 0.01 % in float64; a
-    # wrong instruction, a lost term or memory that nobody wrote does not. In TF32, bfloat16 and float16 an honest meta-gradient
-    # may be off by all of its size, so only a greater size, and what is not finite, is held against the compiler.
-    tolerance = eps**0.25 if eps < 1e-6 else 10.0
-    whole = torch.stack([_finite_part(g, g).norm() for g in plain[1].values()]).norm()
-    for name, a, b, least in (
-        ("the loss", fast[0], plain[0], eps**0.75),
-        *((f"the gradient of {name}", fast[1][name], b, eps**0.25 * whole) for name, b in plain[1].items()),
-    ):
-        off, size = _finite_part(a - b, b).norm(), _finite_part(b, b).norm()
-        if not bool(off <= tolerance * (size + least)):
-            return (
-                f"torch.compile gives other numbers here, {name} is off by {float(off):.2g} of {float(size):.2g}, "
-                f"so every step runs plainly"
-            )
-    return ""
-
-
-def _finite_part(values: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where.isfinite(), values, 0.0).float()

@@ -32,13 +32,14 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
-from mamlkit import records
 from mamlkit.algorithms import maml
+from mamlkit.compiling import _recorded
 from mamlkit.meta import TaskLoss, meta_gradient, query_loss
 from mamlkit.models import conv4, in_bfloat16, initial_params, mlp
+from mamlkit.page import records
 from mamlkit.sampling import class_tasks
 from mamlkit.tasks import Batch, Params, Task
-from mamlkit.training import _recorded, stack_seeds
+from mamlkit.training import stack_seeds
 
 HERE = Path(__file__).parent
 KINDS = {

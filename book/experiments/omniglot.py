@@ -7,7 +7,7 @@
 
 A run meta-trains all its seeds at once, keeps for each the parameters that did best on meta-validation classes, and reports on
 meta-test classes, which choose nothing. Killed or out of time, the same command goes on where it stopped; a run whose record is
-there is skipped. Where the drawings come from: `mamlkit.datasets.omniglot`.
+there is skipped. Where the drawings come from: `mamlkit.data.image_sets.omniglot`.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from mamlkit import records
 from mamlkit.algorithms import maml
-from mamlkit.datasets import omniglot, rotations
+from mamlkit.data.image_sets import omniglot, rotations
+from mamlkit.intervals import mean_ci95
 from mamlkit.meta import (
     Adapt,
     accuracy,
     evaluate,
     inductive_accuracy,
-    mean_ci95,
     meta_gradient,
     nearest_neighbour,
     predict,
     query_loss,
 )
 from mamlkit.models import conv4, in_bfloat16, initial_params, mlp
+from mamlkit.page import records
 from mamlkit.sampling import class_tasks
 from mamlkit.tasks import Batch, Params, Task
 from mamlkit.training import Trained, meta_train, stack_seeds

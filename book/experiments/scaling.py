@@ -29,10 +29,10 @@ import torch.distributed as dist
 from options import folder, whole
 from torch.utils._pytree import tree_map
 
-from mamlkit import records
 from mamlkit.algorithms import maml
 from mamlkit.meta import meta_gradient, query_loss
 from mamlkit.models import Network, conv4, initial_params, mlp
+from mamlkit.page import records
 from mamlkit.sampling import class_tasks, sinusoid_tasks
 from mamlkit.tasks import Task
 

@@ -20,10 +20,10 @@ import torch
 from options import folder, whole
 from torch.func import vmap
 
-from mamlkit import records
 from mamlkit.algorithms import maml
 from mamlkit.meta import batch_loss, query_loss
 from mamlkit.models import initial_params, mlp
+from mamlkit.page import records
 from mamlkit.sampling import sinusoid_tasks
 from mamlkit.tasks import Params, Task
 from mamlkit.training import Trained, meta_train, stack_seeds

@@ -18,7 +18,7 @@ from torch.func import grad, grad_and_value
 
 from mamlkit.calls import checked
 from mamlkit.gradients import axpy, conjugate_gradient, dot, hvp, with_gradient
-from mamlkit.meta import Adapt, batch_loss
+from mamlkit.meta import Adapt, Loss, batch_loss
 from mamlkit.tasks import Batch, Params, Task, check_inner_loop
 
 
@@ -28,9 +28,10 @@ def adapt(
     params: Params,
     support: Batch,
     *,
-    inner_lr: float,
+    inner_lr: float | Tensor,
     inner_steps: int,
     strength: float,
+    loss: Loss = batch_loss,
 ) -> Params:
     """The parameters after `inner_steps` steps of gradient descent on the support loss and `strength / 2 * norm(phi - params)^2`.
 
@@ -39,6 +40,7 @@ def adapt(
         inner_lr: alpha; 0 < alpha < 2 / (largest curvature + strength) for descent.
         inner_steps: K >= 0; the implicit gradient assumes enough of them to reach the minimum.
         strength: lambda > 0, how hard the spring pulls.
+        loss: what the steps lower beside the spring, `(model, params, support) -> scalar`.
 
     Raises:
         ValueError: `inner_steps` below 0, an empty support set, or a `strength` that is not positive.
@@ -49,7 +51,7 @@ def adapt(
 
     def held_loss(phi: Params) -> Tensor:
         away = axpy(-1, params, phi)
-        return batch_loss(model, phi, support) + strength / 2 * dot(away, away)
+        return loss(model, phi, support) + strength / 2 * dot(away, away)
 
     phi = params
     for _ in range(inner_steps):
@@ -59,7 +61,14 @@ def adapt(
 
 @checked
 def task_loss(
-    model: nn.Module, adapt: Adapt, params: Params, task: Task, *, strength: float, cg_steps: int
+    model: nn.Module,
+    adapt: Adapt,
+    params: Params,
+    task: Task,
+    *,
+    strength: float,
+    cg_steps: int,
+    loss: Loss = batch_loss,
 ) -> Tensor:
     """The query loss at the adapted parameters, a scalar, whose gradient with respect to `params` is the implicit one.
 
@@ -68,6 +77,7 @@ def task_loss(
         strength: lambda > 0. Where the support loss curves downwards more than that, `I + H / lambda` is not positive
             definite and conjugate gradient has no guarantee.
         cg_steps: steps of conjugate gradient; each costs one Hessian-vector product.
+        loss: the one that `adapt` lowers, taken on the query set too.
 
     Raises:
         ValueError: a `strength` that is not positive, or `cg_steps` below 1.
@@ -75,9 +85,9 @@ def task_loss(
     Rajeswaran et al. (2019), Lemma 1 and Algorithm 2. Derived in chapter `implicit-maml`.
     """
     phi = adapt({name: p.detach() for name, p in params.items()}, task.support)
-    gradient, value = grad_and_value(lambda at: batch_loss(model, at, task.query))(phi)
+    gradient, value = grad_and_value(lambda at: loss(model, at, task.query))(phi)
 
     def matvec(v: Params) -> Params:
-        return axpy(1 / strength, hvp(lambda at: batch_loss(model, at, task.support), phi, v), v)
+        return axpy(1 / strength, hvp(lambda at: loss(model, at, task.support), phi, v), v)
 
     return with_gradient(value, params, conjugate_gradient(matvec, gradient, steps=cg_steps))

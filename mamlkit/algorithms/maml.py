@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import grad
 
 from mamlkit.calls import checked
-from mamlkit.meta import batch_loss
+from mamlkit.meta import Loss, batch_loss
 from mamlkit.tasks import Batch, Params, check_inner_loop
 
 
@@ -23,24 +23,32 @@ def adapt(
     params: Params,
     support: Batch,
     *,
-    inner_lr: float,
+    inner_lr: float | Tensor | Params,
     inner_steps: int,
+    loss: Loss = batch_loss,
     first_order: bool = False,
-    only: str = "",
+    only: str | tuple[str, ...] = "",
 ) -> Params:
     """The parameters after `inner_steps` steps of gradient descent on the support loss; `params` stay as they are.
 
     Args:
-        model: any module; its own weights are not used, only its `forward`.
+        model: any module whose `forward` changes nothing of its own; its weights stand in for names that `params` lacks.
         params: theta, by name.
-        support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
-        inner_lr: alpha, the step size; 0 < alpha < 2 / (largest curvature) for descent.
+        support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer; whatever `loss` takes.
+        inner_lr: alpha, the step size, 0 < alpha < 2 / (largest curvature) for descent; a tensor if it is learned, a
+            dictionary of tensors by name if each parameter has its own (Meta-SGD).
         inner_steps: K >= 0.
+        loss: what the steps lower, `(model, params, support) -> scalar`.
         first_order: take the inner gradients as constants, which makes the meta-gradient FOMAML's (section 5.2).
-        only: adapt just the parameters whose name starts so, `"head"` say; the others are shared by all tasks.
+        only: adapt just the parameters whose name starts so, or with one of several, `"head"` say; the others are shared by
+            all tasks. The names are those of `initial_params`, where a tied weight has one.
+
+    Where `params` require gradients, torch keeps the graph of all steps: to adapt for long in use, pass `initial_params(model)`
+    or call under `torch.no_grad()`.
 
     Raises:
-        ValueError: `inner_steps` below 0, an empty support set, or an `only` that starts no parameter's name.
+        ValueError: `inner_steps` below 0, an empty support set, an `only` that starts no parameter's name, or rates by name
+            that lack one.
 
     Finn et al. (2017), Algorithm 1. Derived in chapter `inner-loop`.
 
@@ -50,15 +58,21 @@ def adapt(
     >>> adapt(model, {"weight": torch.tensor([[1.0]])}, support, inner_lr=0.25, inner_steps=1)  # 1 + 0.25 * 2 * (3 - 1)
     {'weight': tensor([[2.]])}
     """
-    check_inner_loop(params, support, inner_steps=inner_steps, only=only)
+    check_inner_loop(params, support, inner_lr=inner_lr, inner_steps=inner_steps, only=only)
     phi = {name: p for name, p in params.items() if name.startswith(only)}
     shared = {name: p for name, p in params.items() if name not in phi}
+    rate = inner_lr if isinstance(inner_lr, dict) else dict.fromkeys(phi, inner_lr)
 
-    def support_loss(phi: Params) -> Tensor:
-        return batch_loss(model, shared | phi, support)
+    def support_loss(phi: Params, shared: Params) -> Tensor:
+        return loss(model, shared | phi, support)
 
     for _ in range(inner_steps):
-        at = {name: p.detach() for name, p in phi.items()} if first_order else phi
-        gradients = grad(support_loss)(at)
-        phi = {name: p - inner_lr * gradients[name] for name, p in phi.items()}
+        at = (constant(phi), constant(shared)) if first_order else (phi, shared)
+        gradients = grad(support_loss)(*at)
+        phi = {name: p - rate[name] * gradients[name] for name, p in phi.items()}
     return shared | phi
+
+
+def constant(params: Params) -> Params:
+    """The numbers of `params`, through which no gradient flows."""
+    return {name: p.detach() for name, p in params.items()}

@@ -1,7 +1,7 @@
 """Data sets as one tensor (classes, per_class, 1, h, w): `glyphs`, drawn on the spot, and Omniglot.
 
-`glyphs` is drawn from the fonts inside matplotlib (`mamlkit.letters` names their licences). Omniglot (Lake,
-Salakhutdinov & Tenenbaum, Science 2015; MIT licence; `mamlkit.omniglot_files`) is downloaded once, or read
+`glyphs` is drawn from the fonts inside matplotlib (`mamlkit.data.letters` names their licences). Omniglot (Lake,
+Salakhutdinov & Tenenbaum, Science 2015; MIT licence; `mamlkit.data.omniglot_files`) is downloaded once, or read
 from the folder that the environment variable MAMLKIT_DATA names. What was drawn or read is kept in the folder
 that MAMLKIT_CACHE names, or else in the user's cache folder; it may be deleted at any time.
 """
@@ -26,7 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mamlkit import letters, omniglot_files
+from mamlkit.data import letters, omniglot_files
 from mamlkit.files import sweep_drafts, write_atomically
 from mamlkit.tasks import check_counts
 

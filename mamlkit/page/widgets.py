@@ -25,7 +25,7 @@ import traitlets
 from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
-from mamlkit.figures import COLOURS, LOOK
+from mamlkit.page.figures import COLOURS, LOOK
 from mamlkit.tasks import Params, Task
 
 __all__ = ["Figure", "few_shot_game", "gradient_descent", "sinusoid_adaptation", "two_tasks"]

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mamlkit.calls import checked
-from mamlkit.meta import mean_ci95
+from mamlkit.intervals import mean_ci95
 
 __all__ = ["CARD", "COLOURS", "LOOK", "band", "label_line", "task_grid", "use"]
 

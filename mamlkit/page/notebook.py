@@ -12,8 +12,8 @@ import torch
 from matplotlib.figure import Figure
 
 import mamlkit
-from mamlkit import figures
-from mamlkit.drawn import picture
+from mamlkit.page import figures
+from mamlkit.page.drawn import picture
 
 __all__ = ["setup"]
 
@@ -24,7 +24,7 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
 
     Seeds Python, NumPy and torch (the kit itself draws only from the generators it is given), fixes the
     number of CPU threads, sets print options of four decimals, draws figures in the page whatever MPLBACKEND
-    says, activates the house style and makes stored pictures say what they show (`mamlkit.drawn`). Returns
+    says, activates the house style and makes stored pictures say what they show (`mamlkit.page.drawn`). Returns
     nothing, so that the cell stores one line. What is and what is not bit-equal is on the page
     `reproducibility`.
 

@@ -1,0 +1,1 @@
+"""What the pages of the book need and no algorithm knows of: figures, checks, records, a notebook's setup."""
