@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from mamlkit import widgets
+from mamlkit.page import widgets
 from mamlkit.tasks import Batch, Task
 
 W = [[-2.0, 0.0], [2.0, 1.0], [0.5, -1.5]]

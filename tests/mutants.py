@@ -39,6 +39,8 @@ NEAREST = {
     "checkpoints": "training",
     "omniglot_files": "datasets",
     "letters": "datasets",
+    "image_sets": "datasets",
+    "compiling": "training",
     "calls": "bad_input",
 }
 SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled")
@@ -75,7 +77,7 @@ class Watch:
     """A pytest plugin: the order of the tests, and the name of the one that failed."""
 
     def __init__(self, file: str, killers: list[str], report: Path):
-        stem = "widgets" if file.startswith("_front/") else Path(file).stem
+        stem = "widgets" if "_front/" in file else Path(file).stem
         self.stem, self.killers, self.report = NEAREST.get(stem, stem), killers, report
 
     def pytest_collection_modifyitems(self, items: list) -> None:

@@ -1,7 +1,7 @@
 """How a second run of the chapters compares pictures and interactive figures; `comparison` does the texts.
 
 nbval skips images, so a stored picture could show anything. Here each is compared with the one the same run has
-just drawn, twice. By what `mamlkit.drawn` wrote into both: the words must be the same, and no point may lie
+just drawn, twice. By what `mamlkit.page.drawn` wrote into both: the words must be the same, and no point may lie
 further away than about two pixels. And by their pixels, roughly: the same size, and nearly the same ink in
 nearly every place.
 
@@ -26,7 +26,7 @@ from nbval.kernel import RunningKernel
 from PIL import Image, ImageFilter
 from refresh import kernel_environment
 
-from mamlkit.drawn import KEYWORD
+from mamlkit.page.drawn import KEYWORD
 
 MOVED = 0.005  # of the axes, between two places of one point: about two pixels
 RATIO = 0.02  # of a value along a logarithmic axis, where that is less

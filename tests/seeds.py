@@ -67,7 +67,7 @@ def run(path: Path, shift: int) -> list[tuple[str, bool, str]]:
     import matplotlib.pyplot as plt
     from IPython.display import display
 
-    from mamlkit import checks
+    from mamlkit.page import checks
 
     noted: list[tuple[str, bool, str]] = []
 

@@ -19,8 +19,10 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from mamlkit import checks, datasets, figures, gradients, meta, models, records, sampling, training
+from mamlkit import gradients, intervals, meta, models, sampling, training
 from mamlkit.algorithms import imaml, maml, reptile
+from mamlkit.data import image_sets
+from mamlkit.page import checks, figures, records
 from mamlkit.tasks import Batch, Task
 
 NAN, INF = math.nan, math.inf
@@ -100,7 +102,7 @@ def inputs() -> dict[str, object]:
         "adapt": adapt,
             "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
         "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
-            "vector": vector, "generator": generator, "images": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
+            "vector": vector, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
 
 
 INNER = {"inner_lr": RATE, "inner_steps": NOT_WHOLE[1:], "params": PARAMS, "support": BATCH, "model": MODULE}
@@ -130,7 +132,8 @@ CALLS = [
     (meta.inductive_accuracy, "model adapt params tasks", {}, {"tasks": STACK, "chunk_size": CHUNK}),
     (meta.nearest_neighbour, "tasks", {}, {"tasks": {k: v for k, v in STACK.items() if k[-3:] not in ("100", " -1", "way",
         "t32")}}),
-    (meta.mean_ci95, "", {"values": torch.rand(3)}, {"values": [None, "x", torch.ones(1), torch.tensor([1.0, NAN]), [], 3.0]}),
+    (intervals.mean_ci95, "", {"values": torch.rand(3)}, {"values": [None, "x", torch.ones(1), torch.tensor([1.0, NAN]), [],
+        3.0]}),
     (models.initial_params, "model", {}, {"model": MODULE}),
     (models.in_bfloat16, "model", {}, {"model": MODULE}),
     (models.mlp, "", {"sizes": [2, 3]}, {"sizes": [[], [3], None, 3, "23", *([2, n] for n in NOT_WHOLE)]}),
@@ -152,9 +155,9 @@ CALLS = [
     (sampling.sinusoid_tasks, "generator", {"meta_batch_size": 2, "k_shot": 1, "k_query": 1}, {
         **dict.fromkeys(("meta_batch_size", "k_shot", "k_query"), NOT_WHOLE), "generator": GENERATOR, "support_range": [None,
         3, (1.0,), (NAN, 1.0), (0.0, INF), ("a", "b")]}),
-    (sampling.class_tasks, "images generator", {"meta_batch_size": 2, "n_way": 3, "k_shot": 1, "k_query": 1}, {
+    (sampling.class_tasks, "items generator", {"meta_batch_size": 2, "n_way": 3, "k_shot": 1, "k_query": 1}, {
         "meta_batch_size": NOT_WHOLE, **{k: [*NOT_WHOLE, 6] for k in ("n_way", "k_shot", "k_query")}, "generator": GENERATOR,
-        "images": {**TENSOR, "one image": lambda t: t[0, 0], "meta": lambda t: t.to("meta")}}),
+        "items": {**TENSOR, "one item": lambda t: t[0, 0, 0, 0, 0], "meta": lambda t: t.to("meta")}}),
     (checks.claim, "", {"sentence": "it holds", "condition": True}, {"sentence": ["", " ", None, 3], "condition": [None,
         [False], "False", 1, torch.tensor(0.3), torch.tensor([True])]}),
     (checks.exercise, "", {"label": "ex-1", "condition": lambda: None}, {"condition": [True, None, "x"], "label": ["", None,
@@ -253,8 +256,8 @@ def names_of_the_table(tmp_path: Path) -> dict[str, object]:
     good = {"experiment": "omniglot", "config": {}, "metrics": {"loss": 0.5}, "provenance": where}
     collected = {"device": "cpu", "dtype": torch.float32, "started": now}
     return {
-        **vars(models), **vars(training), **vars(records), "glyphs": datasets.glyphs,
-        "omniglot": datasets.omniglot, "tmp_path": tmp_path, "torch": torch,
+        **vars(models), **vars(training), **vars(records), "glyphs": image_sets.glyphs,
+        "omniglot": image_sets.omniglot, "tmp_path": tmp_path, "torch": torch,
         "math": math, "replace": replace, "datetime": datetime, "model": model, "params": params,
         "task_loss": task_loss, "sample": sample, "seeds": lambda n: training.stack_seeds([params] * n), "train": train,
         "NOW": now, "WHERE": where, "RECORD": records.Record(**good), "record": lambda **c: records.Record(**{**good, **c}),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mamlkit.checks import claim, exercise
+from mamlkit.page.checks import claim, exercise
 
 
 @pytest.mark.parametrize("true", [True, np.bool_(True), torch.tensor(True), np.array(1) > 0])

@@ -20,8 +20,8 @@ import refresh
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 
-from mamlkit import figures
-from mamlkit.drawn import picture
+from mamlkit.page import figures
+from mamlkit.page.drawn import picture
 
 TESTS = Path(__file__).resolve().parent
 
@@ -266,7 +266,7 @@ def test_an_interactive_figure_is_compared_by_its_numbers(old, new, message):
 
 # --- running again, as `make test` does, and on other machines
 
-DRAW = """from mamlkit import notebook
+DRAW = """from mamlkit.page import notebook
 import matplotlib.pyplot as plt
 import numpy as np
 notebook.setup(seed=0)

@@ -13,8 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from mamlkit import datasets, files, letters, omniglot_files
-from mamlkit.datasets import glyphs, omniglot, rotations
+from mamlkit import files
+from mamlkit.data import image_sets, letters, omniglot_files
+from mamlkit.data.image_sets import glyphs, omniglot, rotations
 
 DATA = Path(os.environ.get("MAMLKIT_DATA") or Path(__file__).parents[2] / "shared" / "data")
 SPLITS = ("meta-train", "meta-validation", "meta-test")
@@ -131,7 +132,7 @@ def test_a_cache_that_cannot_be_written_is_no_error(few, cache, tmp_path, monkey
 def test_rotations_are_quarter_turns_under_new_names():
     images = torch.rand(2, 3, 1, 5, 5)
 
-    turned = rotations(datasets.ImageClasses(images, ("a", "b"), ("x", "y")))
+    turned = rotations(image_sets.ImageClasses(images, ("a", "b"), ("x", "y")))
     assert turned.classes == ("a", "b", "a 90°", "b 90°", "a 180°", "b 180°", "a 270°", "b 270°")
     assert turned.groups == ("x", "y") * 4
     half, clockwise = images.flip(-1, -2), images.flip(-2).mT
@@ -151,7 +152,7 @@ def test_shrinking_takes_the_share_of_ink_in_each_area():
 @pytest.fixture
 def made_up(tmp_path, monkeypatch):
     """As many characters and alphabets as Omniglot's, with one dot of ink, as if the packed file in `tmp_path` held them."""
-    background = [*datasets.HELD_OUT, *(f"background {i}" for i in range(25))] * 33
+    background = [*image_sets.HELD_OUT, *(f"background {i}" for i in range(25))] * 33
     evaluation = [f"evaluation {i}" for i in range(20)] * 33
     names, ink = tuple(background[:964] + evaluation[:659]), np.zeros((1623, 1, 105, 105), dtype=bool)
     ink[800, 0, 50, 50] = True
@@ -169,11 +170,11 @@ def test_the_splits_of_omniglot_share_no_character(made_up, tmp_path, protocol):
     classes, groups = ([set(part[i]) for part in parts] for i in (1, 2))
     assert sum(map(len, classes)) == len(set.union(*classes)) == 1623
     if protocol == "alphabets":
-        assert groups[1:] == [set(datasets.HELD_OUT), {f"evaluation {i}" for i in range(20)}]
+        assert groups[1:] == [set(image_sets.HELD_OUT), {f"evaluation {i}" for i in range(20)}]
         assert sum(map(len, groups)) == len(set.union(*groups)) == 50
     else:
         assert [len(part.images) for part in parts] == [1100, 100, 423]
-        assert groups[2] & groups[0] & set(datasets.HELD_OUT), "whatever their alphabet"
+        assert groups[2] & groups[0] & set(image_sets.HELD_OUT), "whatever their alphabet"
 
 
 @pytest.mark.parametrize("part", omniglot_files.Drawings._fields)

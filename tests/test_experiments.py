@@ -15,8 +15,10 @@ from unittest.mock import Mock
 import pytest
 import torch
 
-from mamlkit import datasets, records, training
-from mamlkit.datasets import ImageClasses
+from mamlkit import training
+from mamlkit.data import image_sets
+from mamlkit.data.image_sets import ImageClasses
+from mamlkit.page import records
 
 EXPERIMENTS = Path(__file__).parents[1] / "book" / "experiments"
 BOOK = EXPERIMENTS.parent / "records"
@@ -163,7 +165,7 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
 )  # fmt: skip
 def test_what_cannot_run_is_refused_first(tmp_path, monkeypatch, capsys, script, arguments, words):
     monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path / "HERE"))
-    monkeypatch.setattr(omniglot, "omniglot", datasets.omniglot)
+    monkeypatch.setattr(omniglot, "omniglot", image_sets.omniglot)
     monkeypatch.chdir(tmp_path)
     name = RECORD if script is omniglot else f"{script.__name__}.json"
     there = replace(records.load(BOOK / name), config={"other": 1})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import to_rgba_array
 
-from mamlkit import figures
+from mamlkit.page import figures
 
 INSIDE_A_TASK = {"before", "after", "truth", "support", "query"}
 TOGETHER = [*combinations(["maml", "joint", "scratch", "oracle", "nearest_neighbour"], 2)]

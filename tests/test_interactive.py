@@ -7,7 +7,7 @@ import re
 import pytest
 from interactive import FIGURES, barriers, descent, drag, every_figure, image_tasks, middle, plane, sinusoid
 
-from mamlkit import widgets
+from mamlkit.page import widgets
 
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Figure</title>
 <meta name="viewport" content="width=device-width">"""

@@ -15,7 +15,7 @@ import torch
 from nbformat.v4 import new_code_cell, new_notebook
 
 import mamlkit
-from mamlkit import figures, notebook
+from mamlkit.page import figures, notebook
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def test_a_machine_may_set_another_number_of_threads_but_only_a_number(monkeypat
         notebook.setup(seed=0)
 
 
-FIRST = "from mamlkit import notebook\nnotebook.setup(seed=0)"
+FIRST = "from mamlkit.page import notebook\nnotebook.setup(seed=0)"
 DRAW = "import matplotlib.pyplot as plt\nplt.plot([0, 1])\nplt.show()"
 FIGURE = {"mystnb": {"figure": {"name": "fig-line", "caption": "A line, from nought to one."}}}
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import mamlkit
-from mamlkit.records import Provenance, Record, load, load_weights, provenance, save, save_weights
+from mamlkit.page.records import Provenance, Record, load, load_weights, provenance, save, save_weights
 
 BOOK = Path(__file__).resolve().parents[1] / "book"
 WHERE = Provenance(commit="0123456789abcdef0123456789abcdef01234567", clean=True, script="book/experiments/omniglot.py",
@@ -55,7 +55,7 @@ def test_what_is_no_measurement_is_refused_by_name(name, value):
 
 
 DAMAGE = [
-    *(('"schema": 1', f'"schema": {other}', "its schema is") for other in ("2", "1.0", "true", '"1"')),
+    *(('"schema": 1', f'"schema": {other}', "'schema' that is 1") for other in ("2", "1.0", "true", '"1"')),
     ("0.91", "0.92", "its content is not what was measured"),
     ("0.91", "1e999", r"accuracy\[1\] is inf"),
     ('"config"', '"metrics": 1, "config"', "a name stands twice"),

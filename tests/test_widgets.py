@@ -13,7 +13,7 @@ import traitlets
 from interactive import FIGURES, A, W, descent, every_figure, image_tasks, network, plane
 from torch.func import functional_call, grad
 
-from mamlkit import widgets
+from mamlkit.page import widgets
 from mamlkit.tasks import Batch, Task
 
 
