@@ -23,7 +23,7 @@ pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test lab refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
+.PHONY: help book test kit lab refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
@@ -36,6 +36,9 @@ book: environment  ## build the pages and print where to open them
 test: environment peers lint types unit notebooks site  ## prove everything: code, notebooks, pages
 	$(call say,Everything holds)
 	@$(PY) .ci/tasks.py skipped
+
+kit: environment  ## build the library's wheel and try it in an empty environment
+	@$(PY) .ci/tasks.py kit
 
 lab: environment  ## open your copies of the chapters, in work/, in JupyterLab (ONLY=book: the book's own; LAB=--option)
 	@$(if $(filter book,$(ONLY)),:,$(PY) .ci/tasks.py work)
