@@ -141,14 +141,15 @@ def test_the_game_is_played_with_mouse_and_keys_and_keeps_the_score(show):
     assert "Choose with a click" in said(page)
 
 
-def test_a_finger_drags_a_point_and_the_page_stays(show):
-    page = show(plane().html, width=360, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize("way", [1, -1])
+def test_a_finger_drags_a_point_down_or_up_and_the_page_stays(show, way):
+    page = show(plane().html, width=360, height=500, has_touch=True, is_mobile=True)
     x, y = middle(grip(page, "initialisation θ"))
     before, scrolled = said(page), page.evaluate("scrollY")
 
     finger = page.context.new_cdp_session(page)
     for kind, far in (("Start", 0), ("Move", 10), ("Move", 25), ("Move", 40), ("End", None)):
-        points = [] if far is None else [{"x": x + far, "y": y + far}]
+        points = [] if far is None else [{"x": x + far, "y": y + way * far}]
         finger.send("Input.dispatchTouchEvent", {"type": f"touch{kind}", "touchPoints": points})
 
     assert said(page) != before

@@ -215,6 +215,8 @@ function handle(plane, { label, step = 0.05, look = "ink", glyph = "circle", mov
   node.addEventListener("pointermove", (event) => {
     if (held === event.pointerId) moved(plane.under(event));
   });
+  // `touch-action` says nothing on a part of a drawing: without this a finger that goes up scrolls the page.
+  node.addEventListener("touchstart", (event) => event.preventDefault(), { passive: false });
   for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) {
     node.addEventListener(end, () => {
       held = null;
