@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from mamlkit.algorithms import imaml, maml, reptile
 from mamlkit.meta import (
@@ -28,7 +30,7 @@ from mamlkit.meta import (
 from mamlkit.models import adapted_module, conv4, in_bfloat16, initial_params, mlp
 from mamlkit.sampling import class_tasks, group_tasks, sinusoid_tasks
 from mamlkit.tasks import Batch, Params, Task, one_by_one, part
-from mamlkit.training import meta_train
+from mamlkit.training import meta_train, read_checkpoint, stack_seeds
 
 Adam = partial(torch.optim.Adam, lr=0.01)
 
@@ -155,7 +157,7 @@ def test_users_with_unequal_numbers_of_ratings_come_as_a_list_equal_to_padding_w
         x, y = (F.pad(t, (0, 0, 0, n - len(t))) for t in batch)
         return Batch({"item": x, "mask": (torch.arange(n) < len(batch.y)).double()}, y)
 
-    stack = Task(*(torch.utils._pytree.tree_map(lambda *t: torch.stack(t), *sides)
+    stack = Task(*(tree_map(lambda *t: torch.stack(t), *sides)
                    for sides in zip(*((padded(t.support), padded(t.query)) for t in tasks), strict=True)))  # fmt: skip
     inner = {"inner_lr": 0.1, "inner_steps": 2}
     task_loss = partial(query_loss, model, partial(maml.adapt, model, **inner))
@@ -410,7 +412,7 @@ def test_first_order_takes_shared_layers_as_constants_too() -> None:
 def test_targets_that_squared_error_does_not_mean_are_refused(y, word, chunk_size) -> None:
     model = mlp([2, 3])
     batch = Batch(torch.rand(3, 2), y)
-    tasks = torch.utils._pytree.tree_map(lambda t: torch.stack([t, t]), Task(batch, batch))
+    tasks = tree_map(lambda t: torch.stack([t, t]), Task(batch, batch))
     task_loss = partial(query_loss, model, partial(maml.adapt, model, inner_lr=0.1, inner_steps=1))
     with pytest.raises((ValueError, TypeError), match=word):
         meta_gradient(task_loss, initial_params(model), tasks, chunk_size=chunk_size)
@@ -482,3 +484,139 @@ def test_what_a_hook_keeps_of_an_evaluation_can_be_read_and_metrics_may_be_many(
 
     assert {name: values.shape for name, values in measured.items()} == {"loss": (2,), "right": (2,)}
     assert math.isfinite(kept[-1].mean().item())
+
+
+def cosine(step: int) -> float:
+    return min(1.0, (step + 1) / 5) * 0.5 * (1 + math.cos(math.pi * step / 20))
+
+
+def wave_settings(n_seeds: int = 2) -> dict:
+    starts = [{name: p * (1 + seed) for name, p in initial_params(net).items()} for seed in range(n_seeds)]
+    return {
+        "task_loss": partial(query_loss, net, partial(maml.adapt, net, inner_lr=0.01, inner_steps=1)),
+        "params": stack_seeds(starts),
+        "draw": partial(sinusoid_tasks, 4 * n_seeds, k_shot=5, k_query=5),
+        "n_seeds": n_seeds,
+        "clip": 0.5,
+        "schedule": cosine,
+        "meta_optimizer": partial(torch.optim.AdamW, lr=0.01),
+    }
+
+
+def long_run(steps: int = 20, **more):
+    settings = wave_settings() | more
+    draw = settings.pop("draw")
+    return train(draw=lambda g: draw(generator=g), steps=steps, **settings)
+
+
+def test_a_schedule_and_clipping_go_on_to_the_bit_and_act_on_each_seed_alone(tmp_path) -> None:
+    whole = long_run()
+    long_run(9, checkpoint=tmp_path / "run.pt")
+    resumed = long_run(checkpoint=tmp_path / "run.pt")
+    alone = [
+        long_run(n_seeds=None, params={name: p[seed] for name, p in wave_settings()["params"].items()},
+                 draw=lambda generator, seed=seed: tree_map(lambda t: t[4 * seed : 4 * seed + 4], wave_settings()["draw"](
+                     generator=generator)))
+        for seed in range(2)
+    ]  # fmt: skip
+
+    for name, p in whole.params.items():
+        assert torch.equal(resumed.params[name], p)
+        for seed in range(2):
+            assert torch.allclose(alone[seed].params[name], p[seed], rtol=1e-4, atol=1e-6)
+    kept = read_checkpoint(tmp_path / "run.pt")
+    assert all(torch.equal(kept.params[name], p) for name, p in whole.params.items())
+    assert torch.equal(kept.losses, whole.losses)
+    assert long_run(clip=1e-6).losses[-1].sum() != whole.losses[-1].sum()
+
+
+def test_the_first_step_follows_the_schedule_and_the_clipped_gradient() -> None:
+    more = {
+        "n_seeds": None,
+        "meta_optimizer": partial(torch.optim.SGD, lr=0.1),
+        "params": initial_params(net),
+    }
+    one, two = (long_run(1, clip=0.01, schedule=lambda _, f=f: f, **more).params for f in (1.0, 0.5))
+
+    moves = [torch.cat([(p - net_p).flatten() for p, net_p in zip(run.values(), more["params"].values(), strict=True)])
+             for run in (one, two)]  # fmt: skip
+    assert moves[0].norm().item() == pytest.approx(0.1 * 0.01, rel=1e-3)
+    assert moves[1].norm().item() == pytest.approx(0.05 * 0.01, rel=1e-3)
+
+
+def test_dropout_is_resumed_to_the_bit(tmp_path) -> None:
+    model = nn.Sequential(nn.Linear(1, 8), nn.Dropout(), nn.Linear(8, 1))
+    adapt = partial(maml.adapt, model, inner_lr=0.01, inner_steps=1)
+    draw = partial(sinusoid_tasks, 4, k_shot=5, k_query=5)
+    start, settings = initial_params(model), {"chunk_size": 1}
+
+    def run(steps, **more):
+        return train(
+            partial(query_loss, model, adapt), start, lambda g: draw(generator=g), steps, **settings, **more
+        )
+
+    torch.manual_seed(7)
+    whole = run(8)
+    torch.manual_seed(7)
+    run(3, checkpoint=tmp_path / "run.pt")
+    torch.manual_seed(99)
+    assert torch.equal(run(8, checkpoint=tmp_path / "run.pt").losses, whole.losses)
+
+
+def test_seeds_share_a_list_of_unequal_tasks_one_after_the_other() -> None:
+    (rows, who), model = patients(), mlp([2, 8, 1])
+    task_loss = partial(query_loss, model, partial(maml.adapt, model, inner_lr=0.1, inner_steps=1))
+    draw = partial(group_tasks, rows, who, 6, k_shot=3, k_query=None)
+    theta = initial_params(model)
+
+    both = train(task_loss, stack_seeds([theta, theta]), lambda g: draw(generator=g), 4, n_seeds=2)
+    alone = [
+        train(task_loss, theta, lambda g, s=s: draw(generator=g)[3 * s : 3 * s + 3], 4) for s in range(2)
+    ]
+
+    for seed, run in enumerate(alone):
+        assert torch.allclose(both.losses[:, seed], run.losses, rtol=1e-5)
+    with pytest.raises(ValueError, match="can't be compiled"):
+        train(task_loss, theta, lambda g: draw(generator=g), 2, compiled=True)
+
+
+REFUSED = {
+    "an optimiser that mixes seeds": ({"meta_optimizer": partial(torch.optim.Adafactor, lr=0.01)}, "disturb each other"),
+    "a rate of zero": ({"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "schedule": None}, "moves none of params"),
+    "a loader that ends": ({"draw": partial(next, iter(()))}, "ran out at meta-step 0"),
+    "a clip of nothing": ({"clip": 0.0}, "clip=0.0"),
+    "a schedule that is a number": ({"schedule": 0.5}, "schedule is a float"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_run_that_could_not_be_meant_is_refused(name: str) -> None:
+    more, words = REFUSED[name]
+    settings = wave_settings() | more
+    draw = settings.pop("draw")
+    with pytest.raises(ValueError, match=re.escape(words)):
+        train(draw=(lambda g: draw()) if "loader" in name else lambda g: draw(generator=g), **settings)
+
+
+def test_a_checkpoint_knows_the_settings_of_its_task_loss_but_lets_the_order_rise(tmp_path) -> None:
+    def run(steps, file, **inner):
+        task_loss = partial(
+            query_loss, net, partial(maml.adapt, net, **({"inner_lr": 0.01, "inner_steps": 1} | inner))
+        )
+        draw = partial(sinusoid_tasks, 4, k_shot=5, k_query=5)
+        return train(
+            task_loss, initial_params(net), lambda g: draw(generator=g), steps, checkpoint=tmp_path / file
+        )
+
+    run(4, "a.pt")
+    with pytest.raises(ValueError, match=r"inner_lr 0\.01, here 2\.0"):
+        run(4, "a.pt", inner_lr=2.0)
+    run(2, "b.pt", first_order=True)
+    assert run(4, "b.pt").losses.isfinite().all()
+    with pytest.raises(ValueError, match="first_order"):
+        run(4, "b.pt", first_order=True)
+    with pytest.raises(FileNotFoundError):
+        read_checkpoint(tmp_path / "none.pt")
+    (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(ValueError, match="no readable checkpoint"):
+        read_checkpoint(tmp_path / "bad.pt")
