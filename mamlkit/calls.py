@@ -18,6 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from mamlkit.tasks import Params, check_batch, check_counts
 
@@ -207,9 +208,12 @@ def _described(value: object) -> str:
         labels = not value.is_floating_point() and value.is_cpu and value.numel() and not value.is_complex()
         values = f" from {value.min()} to {value.max()}" if labels and value.dtype != torch.bool else ""
         return f"{str(value.dtype)[6:]} {tuple(value.shape)} on {value.device}{values}"
-    if isinstance(value, tuple) and hasattr(value, "_asdict"):
-        return "(" + ", ".join(f"{k}={_described(v)}" for k, v in value._asdict().items()) + ")"
-    if isinstance(value, Mapping) and value:
-        kinds = {_described(t) if isinstance(t, Tensor) else repr(t)[:60] for t in value.values()}
-        return f"{len(value)} tensors ({', '.join(sorted(kinds)[:4])})"
+    if isinstance(value, tuple | Mapping) and value:
+        leaves = [
+            (keystr(path).lstrip("."), _described(t) if isinstance(t, Tensor) else repr(t)[:60])
+            for path, t in tree_flatten_with_path(value)[0]
+        ]
+        if isinstance(value, Mapping) and len(leaves) > 4:
+            return f"{len(leaves)} tensors ({', '.join(sorted({what for _, what in leaves})[:4])})"
+        return "(" + ", ".join(f"{name}={what}" for name, what in leaves) + ")"
     return repr(value) if len(repr(value)) <= 60 else f"a {type(value).__name__}"

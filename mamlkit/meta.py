@@ -21,11 +21,13 @@ from torch.func import debug_unwrap, functional_call, grad_and_value, vmap
 from torch.utils._pytree import tree_map
 
 from mamlkit.calls import checked
-from mamlkit.tasks import Batch, Params, Task, check_batch, check_names, check_targets, n_tasks, one_by_one
+from mamlkit.tasks import Batch, Params, Task, check_examples, check_names, check_targets, n_tasks, one_by_one
 
 Adapt = Callable[[Params, Any], Params]
 TaskLoss = Callable[[Params, Task], Tensor]
 Loss = Callable[[nn.Module, Params, Any], Tensor]
+"""`(model, params, batch) -> scalar`, which asks `predict(model, params, ...)` and never `model(...)`: that would answer with the
+model's own weights. It may differentiate in its inputs too, with `torch.func.grad`."""
 Metric = Callable[[nn.Module, Params, Any], Any]
 
 
@@ -57,7 +59,7 @@ def batch_loss(model: nn.Module, params: Params, batch: Batch) -> Tensor:
         TypeError: no `Batch`, or predictions or targets that are no single tensor.
         ValueError: real targets of another shape than the predictions, one-hot ones, or integer ones that are no labels.
     """
-    check_batch("batch", batch)
+    check_examples(batch)
     predictions = predict(model, params, batch.x)
     check_targets(predictions, batch.y)
     if batch.y.is_floating_point():
@@ -93,7 +95,8 @@ def query_loss(
 ) -> Tensor:
     """The objective on one task, a scalar: adapt on the support set, then measure the loss on the query set.
 
-    Finn et al. (2017), section 2.2, the meta-objective. Derived in chapter `objective`.
+    `loss` may be another one than `adapt` lowers. Finn et al. (2017), section 2.2, the meta-objective. Derived in chapter
+    `objective`.
     """
     adapted = adapt(params, task.support)
     return loss(model, adapted, task.query)
@@ -159,9 +162,10 @@ def check_reached(
         return
     if all_zero(gradient({name: p + 0.1 for name, p in params.items()}), wait=wait):
         raise ValueError(
-            "the meta-gradient is exactly 0 for all of params, here and beside: nothing would be learned. The model reaches its "
-            "weights by another way than the names in params (a list, a tuple, a cache made before), or adapt or the loss cuts "
-            "the graph (detach, item, NumPy, no_grad), or all units are dead"
+            "the meta-gradient is exactly 0 for all of params, here and beside: nothing would be learned. The loss calls model(x) "
+            "and not predict(model, params, x); or the model reaches its weights by another way than the names in params (a list, a "
+            "tuple, a cache made before); or adapt or the loss cuts the graph (detach, item, NumPy, no_grad); or all units are "
+            "dead"
         )
 
 

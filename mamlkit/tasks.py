@@ -98,17 +98,36 @@ def check_batch(name: str, batch: Any, *, axes: int = 1) -> None:
         or 0 in shape
         or any(t.shape[:shared] != shape or t.device != device for t in leaves)
     ):
-        kind = (
-            "a stack of tasks has axes (meta_batch_size, n, ...)"
-            if axes == 2
-            else "a batch has axes (n, ...)"
-        )
+        kind = {
+            (True, 1): "a batch has axes (n, ...), at least one example and as many targets as inputs",
+            (
+                True,
+                2,
+            ): "a stack of tasks has axes (meta_batch_size, n, ...), at least one example and as many targets as inputs; "
+            "stack the tasks with torch.stack",
+            (False, 1): "they must be on one device",
+            (False, 2): "in a stack of tasks all begin with the axis of the tasks, and are on one device",
+        }[isinstance(batch, Batch), axes]
         named = tree_flatten_with_path(batch)[0]
-        shapes = " and ".join(f"{keystr(path)[1:]} {tuple(t.shape)} on {t.device}" for path, t in named)
-        raise ValueError(
-            f"{name} has {shapes}, but {kind}, at least one example and as many targets as inputs"
-            f"{'; stack the tasks with torch.stack' if axes == 2 else ''}"
+        shapes = " and ".join(
+            f"{keystr(path).lstrip('.')} {tuple(t.shape)} on {t.device}".lstrip() for path, t in named
         )
+        raise ValueError(f"{name} has {shapes}, but {kind}")
+
+
+def check_examples(batch: Any) -> None:
+    """Nothing, if `batch` is what `batch_loss` takes.
+
+    Raises:
+        TypeError: no `Batch`, or something else than tensors in it.
+        ValueError: no examples, or not as many targets as inputs.
+    """
+    if not isinstance(batch, Batch):
+        raise TypeError(
+            f"batch is a {type(batch).__name__}, but batch_loss takes Batch(x, y); give adapt, and query_loss, the loss= that "
+            f"takes yours"
+        )
+    check_batch("batch", batch)
 
 
 def n_tasks(tasks: Task | list[Task]) -> int:

@@ -116,7 +116,8 @@ def meta_train(
         schedule: `step -> factor` on the rates of `meta_optimizer`, from step 0 on; a function of the step alone, so that a
             resumed run takes the same.
         compiled: run the meta-gradient through `torch.compile`: the same numbers but for rounding, many times faster for
-            small networks, after some seconds of compiling. On a GPU the whole step, sampling and optimiser included, is then
+            small networks, after some seconds, for long inner loops minutes, of compiling. A compiler that crashes takes the
+            process along. On a GPU the whole step, sampling and optimiser included, is then
             also recorded once as a CUDA graph and replayed. The first meta-gradient is computed plainly too; where there is no
             compiler, or one whose numbers are off by more than 2 % in float32, 0.01 % in float64 (the fourth root of the type's
             rounding) or tenfold in anything coarser, a warning, and the plain path from that very step on.

@@ -34,11 +34,12 @@ def adapt(
     Args:
         model: any module whose `forward` changes nothing of its own; its weights stand in for names that `params` lacks.
         params: theta, by name.
-        support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer; whatever `loss` takes.
+        support: the batch of one task, no stack: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer; or
+            whatever `loss` takes.
         inner_lr: alpha, the step size, 0 < alpha < 2 / (largest curvature) for descent; a tensor if it is learned, a
             dictionary of tensors by name if each parameter has its own (Meta-SGD).
         inner_steps: K >= 0.
-        loss: what the steps lower, `(model, params, support) -> scalar`.
+        loss: what the steps lower, `(model, params, support) -> scalar`; it asks `predict(model, params, ...)`, not `model(...)`.
         first_order: take the inner gradients as constants, which makes the meta-gradient FOMAML's (section 5.2).
         only: adapt just the parameters whose name starts so, or with one of several, `"head"` say; the others are shared by
             all tasks. The names are those of `initial_params`, where a tied weight has one.
