@@ -162,10 +162,10 @@ def check_reached(
         return
     if all_zero(gradient({name: p + 0.1 for name, p in params.items()}), wait=wait):
         raise ValueError(
-            "the meta-gradient is exactly 0 for all of params, here and beside: nothing would be learned. The loss calls model(x) "
-            "and not predict(model, params, x); or the model reaches its weights by another way than the names in params (a list, a "
-            "tuple, a cache made before); or adapt or the loss cuts the graph (detach, item, NumPy, no_grad); or all units are "
-            "dead"
+            "the meta-gradient is exactly 0 for all of params, here and beside: nothing would be learned. The loss calls "
+            "model(x), not predict(model, params, x); or the model reaches its weights by another way than the names in params "
+            "(a list, a tuple, a cache made before); or adapt or the loss cuts the graph (detach, item, NumPy, no_grad); or all "
+            "units are dead"
         )
 
 
