@@ -81,10 +81,13 @@ class Watch:
         self.stem, self.killers, self.report = NEAREST.get(stem, stem), killers, report
 
     def pytest_collection_modifyitems(self, items: list) -> None:
-        def late(item) -> tuple[bool, bool, bool, bool]:
+        def late(item) -> tuple[bool, int, bool, bool]:
             source = inspect.getsource(item.function) if hasattr(item, "function") else ""
-            slow, far = any(word in source for word in SLOW), self.stem not in item.path.stem
-            return slow and far, far, slow, item.nodeid not in self.killers
+            nearness = next(
+                (i for i, word in enumerate((self.stem, "own_problem")) if word in item.path.stem), 2
+            )
+            slow = any(word in source for word in SLOW)
+            return slow and nearness == 2, nearness, slow, item.nodeid not in self.killers
 
         items.sort(key=late)
 

@@ -15,7 +15,8 @@ from mamlkit.algorithms import maml
 from mamlkit.gradients import hvp
 from mamlkit.meta import meta_gradient, query_loss
 from mamlkit.models import PatchConv2d, conv4, in_bfloat16, initial_params, mlp
-from mamlkit.sampling import class_tasks, draw_sinusoids, sinusoid, sinusoid_tasks
+from mamlkit.sampling import class_tasks, draw_sinusoids, group_tasks, sinusoid, sinusoid_tasks
+from mamlkit.tasks import Batch
 
 
 def test_hvp_is_the_hessian_times_the_vector() -> None:
@@ -191,3 +192,25 @@ def test_labels_are_dealt_anew_for_every_task() -> None:
     classes = tasks.support.x[:, :, 0, 0, 0].long()
     counts = torch.stack([F.one_hot(classes[:, label], 5).sum(0) for label in range(5)])
     assert (counts - 800).abs().max() < 5 * math.sqrt(4000 * 0.2 * 0.8)
+
+
+def test_every_row_of_a_group_may_be_asked_or_shown_and_every_group_drawn() -> None:
+    rows = Batch(torch.arange(12.0)[:, None], torch.arange(12.0)[:, None])
+    group = torch.tensor([7] * 5 + [2] * 7)
+
+    tasks = group_tasks(rows, group, 200, k_shot=2, k_query=2, generator=torch.Generator().manual_seed(0))
+
+    for batch in tasks:
+        assert sorted(batch.x.unique().tolist()) == list(range(12))
+        assert torch.equal(batch.x, batch.y)
+    together = torch.cat([batch.x for batch in tasks], dim=1)[..., 0]
+    assert all(len(task.unique()) == 4 for task in together)
+    assert ((together < 5).all(1) | (together >= 5).all(1)).all()
+    assert 0.4 < (together[:, 0] < 5).float().mean() < 0.6
+    for bad, words in (
+        (group[:-1], "integers of shape"),
+        (torch.arange(12) // 3, "group 0 has 3 rows"),
+        (group.float(), "integers"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            group_tasks(rows, bad, 2, k_shot=2, k_query=2, generator=torch.Generator())
