@@ -620,3 +620,21 @@ def test_a_checkpoint_knows_the_settings_of_its_task_loss_but_lets_the_order_ris
     (tmp_path / "bad.pt").write_bytes(b"no checkpoint")
     with pytest.raises(ValueError, match="no readable checkpoint"):
         read_checkpoint(tmp_path / "bad.pt")
+
+
+def test_each_factor_of_a_schedule_is_on_the_rate_that_the_optimiser_began_with() -> None:
+    made = []
+
+    def remembered(tensors: list[Tensor]) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(tensors, lr=0.1))
+        return made[-1]
+
+    long_run(
+        3,
+        n_seeds=None,
+        params=initial_params(net),
+        meta_optimizer=remembered,
+        schedule=lambda step: 1 / (step + 1),
+    )
+
+    assert made[0].param_groups[0]["lr"] == pytest.approx(0.1 / 3)
