@@ -192,7 +192,7 @@ CURES = {
     "int64",
     "device": "move all tensors and the generator to one device with .to(device)",
     "scalar": "a task_loss is one number per task; end it with .mean()",
-    "vmap|batch|broadcast|inplace": "chunk_size=1 goes task by task without vmap",
+    "vmap|batch|broadcast": "chunk_size=1 goes task by task without vmap",
 }
 """What torch says, as a pattern, and the line that cures it; the first that fits is taken."""
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from types import FunctionType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -73,45 +73,45 @@ def settings(
     about |= {name: _recipe(value) for name, value in more.items() if value is not None}
     if validate_every is not None:
         about["validate_every"] = validate_every
-    return json.dumps(
-        about | {"task_loss": _recipe(task_loss)}, sort_keys=True, default=str
-    )  # a rate may be a tensor
+    about["task_loss"] = _recipe(task_loss)
+    return json.dumps(about, sort_keys=True, default=str)  # a rate may be a tensor
 
 
 def _recipe(value: Any, depth: int = 8) -> Any:
-    """What a function was made from, as far as that can be seen: the settings in its partials and closures."""
+    """What a function was made from, as far as that can be seen: the settings in its partials, closures and defaults.
+
+    The kit's own functions are their names: what stands in them, or is checked around them, is no setting of a run.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if depth == 0:
-        return type(value).__qualname__
-    parts: dict[str, Any] = {}
     if isinstance(value, torch.nn.Module):
         return repr(value)
-    if isinstance(value, Tensor):
-        return {
-            "tensor": sha256(value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()[
-                :12
-            ]
-        }
-    if isinstance(value, partial):
-        parts = {"": value.func, **{str(i): arg for i, arg in enumerate(value.args)}, **value.keywords}
-    elif isinstance(value, Mapping):
-        parts = {str(name): item for name, item in value.items()}
-    elif isinstance(value, list | tuple):
-        parts = {str(i): item for i, item in enumerate(value)}
-    elif isinstance(value, FunctionType):
-        closure = inspect.getclosurevars(value).nonlocals
-        parts = {
-            **closure,
-            **{f"={i}": d for i, d in enumerate(value.__defaults__ or ())},
-            **(value.__kwdefaults__ or {}),
-        }
-        if not parts:
-            return value.__qualname__
-        return {"": value.__qualname__} | {name: _recipe(item, depth - 1) for name, item in parts.items()}
+    if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
+        data = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
+        return f"tensor {sha256(data).hexdigest()[:12]}"
+    parts = _parts(inspect.unwrap(value) if callable(value) else value) if depth else {}
     if not parts:
         return getattr(value, "__qualname__", type(value).__qualname__)
-    return {name: _recipe(item, depth - 1) for name, item in parts.items()}
+    return {name: _recipe(part, depth - 1) for name, part in parts.items()}
+
+
+def _parts(value: Any) -> dict[str, Any]:
+    if isinstance(value, partial):
+        return {"": value.func, **{str(i): arg for i, arg in enumerate(value.args)}, **value.keywords}
+    if isinstance(value, Mapping):
+        return {str(name): part for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return {str(i): part for i, part in enumerate(value)}
+    if not isinstance(value, FunctionType) or value.__module__.startswith("mamlkit"):
+        return {}
+    cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=True)
+    found = {
+        name: cell.cell_contents for name, cell in cells if cell != CellType()
+    }  # an empty one equals an empty one
+    found |= {f"={i}": default for i, default in enumerate(value.__defaults__ or ())} | (
+        value.__kwdefaults__ or {}
+    )
+    return {"": value.__qualname__} | found if found else {}
 
 
 def _leaves(value: Any, name: str = "") -> dict[str, Any]:
@@ -133,7 +133,7 @@ def save(run: Run, path: Path, settings: str) -> None:
         "params": run.params,
         "optimizer": run.optimizer.state_dict(),
         "generator": run.generator.get_state(),
-        "random": torch.get_rng_state(),
+        "random": _random(run.losses.device),
         "losses": run.losses[: run.step].clone(),
         "best": run.best,
         "validation": run.validation,
@@ -256,8 +256,15 @@ def _restore(saved: dict[str, Any], run: Run, n_validations: int) -> None:
     for name, p in run.params.items():
         p.copy_(saved["params"][name])
         run.best[name].copy_(saved["best"][name])
-    torch.set_rng_state(saved["random"].cpu())
+    torch.set_rng_state(saved["random"][0].cpu())
+    for of_device in saved["random"][1:]:
+        torch.cuda.set_rng_state(of_device.cpu(), run.losses.device)
     run.generator.set_state(state)
+
+
+def _random(device: torch.device) -> list[Tensor]:
+    """The states of torch's own generators, from which dropout draws: the CPU's, and the GPU's where the run is on one."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 def _kinds(params: Params) -> dict[str, Any]:

@@ -218,7 +218,8 @@ def check_names(model: nn.Module, params: Params) -> None:
 def check_targets(predictions: Any, y: Any) -> None:
     """Nothing, if cross-entropy or the squared error of `predictions` is what targets `y` mean.
 
-    Integer `y` is labels `(n,)`; real `y` has the shape of the predictions, and is not shares of classes, one-hot or smoothed.
+    Integer `y` is labels `(n,)`; real `y` has the shape of the predictions, and is not shares of classes, one-hot or smoothed,
+    for which targets of two columns or more are looked at: a GPU waits for that.
 
     Raises:
         TypeError: predictions or targets are no single tensor.

@@ -202,7 +202,7 @@ _KINDS: dict[str, tuple[Any, str]] = {
     ),
     "validate": (Callable | None, _FUNCTION + "params -> what is better when larger"),
     "schedule": (Callable | None, _FUNCTION + "step -> a factor on the rates"),
-    "generator": (torch.Generator, "; use torch.Generator().manual_seed(0), the only randomness"),
+    "generator": (torch.Generator, "; use torch.Generator().manual_seed(0), tasks are drawn from it"),
     "checkpoint": (str | os.PathLike | None, ", but it must be the name of a file"),
 }
 """What an argument of `meta_train` must be, and how the sentence goes on that says what it is."""

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_map
 
+from mamlkit import checkpoints
 from mamlkit.algorithms import imaml, maml, reptile
 from mamlkit.meta import (
     accuracy,
@@ -359,9 +360,9 @@ def test_equal_rates_by_name_are_one_rate_and_a_missing_one_is_named() -> None:
     generator = seeded()
     task = one_by_one(sinusoid_tasks(1, k_shot=4, k_query=4, generator=generator))[0]
     rates = {name: torch.tensor(0.1) for name in initial_params(net)}
-    for algorithm in (maml, reptile):
+    for algorithm, more in ((maml, {}), (reptile, {}), (imaml, {"strength": 1.0})):
         by_name, by_number = (
-            algorithm.adapt(net, initial_params(net), task.support, inner_lr=lr, inner_steps=2)
+            algorithm.adapt(net, initial_params(net), task.support, inner_lr=lr, inner_steps=2, **more)
             for lr in (rates, 0.1)
         )
         assert all(torch.equal(p, by_number[name]) for name, p in by_name.items())
@@ -638,3 +639,22 @@ def test_each_factor_of_a_schedule_is_on_the_rate_that_the_optimiser_began_with(
     )
 
     assert made[0].param_groups[0]["lr"] == pytest.approx(0.1 / 3)
+
+
+def test_what_a_checkpoint_knows_of_a_loss_is_its_settings_and_not_the_kits_wording() -> None:
+    adjacency, rate = torch.eye(3).to_sparse(), torch.tensor(0.1)
+
+    def ours(params: Params, task: Task) -> Tensor:
+        later = ours if adjacency is None else None  # refers to itself
+        return query_loss(net, partial(maml.adapt, net, inner_lr=rate, inner_steps=1), params, task), later
+
+    def line(task_loss) -> str:
+        return checkpoints.settings(None, torch.optim.SGD([torch.ones(1)]), None, task_loss, {})
+
+    kits = partial(query_loss, net, partial(maml.adapt, net, inner_lr=0.1, inner_steps=1))
+    before, others = line(ours), (line(partial(kits, loss=gaussian)), line(kits))
+    assert "give a torch.nn.Module" not in others[1], "the words of an error are no setting"
+    assert '"inner_lr": 0.1' in others[1]
+    assert len({before, *others}) == 3
+    rate.fill_(0.2)
+    assert line(ours) != before

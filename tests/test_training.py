@@ -510,3 +510,12 @@ def test_processes_give_the_numbers_of_one_and_stop_and_start_together(tmp_path:
         alone = train(9, n_seeds=n_seeds)
         assert torch.allclose(losses, alone.losses, rtol=1e-6)
         assert all(torch.allclose(params[name], alone.params[name], rtol=1e-9) for name in params)
+
+
+def test_a_run_on_a_cpu_keeps_large_blocks_on_the_heap(monkeypatch) -> None:
+    kept = []
+    monkeypatch.setattr(training, "keep_large_blocks", lambda: kept.append(True))
+
+    train(1)
+
+    assert kept

@@ -28,7 +28,7 @@ def adapt(
     params: Params,
     support: Batch,
     *,
-    inner_lr: float | Tensor,
+    inner_lr: float | Tensor | Params,
     inner_steps: int,
     strength: float,
     loss: Loss = batch_loss,
@@ -37,7 +37,7 @@ def adapt(
 
     Args:
         support: `x` of shape `(n, ...)`, `y` of shape `(n, ...)` real or `(n,)` integer.
-        inner_lr: alpha; 0 < alpha < 2 / (largest curvature + strength) for descent.
+        inner_lr: alpha, or one for each parameter by name; 0 < alpha < 2 / (largest curvature + strength) for descent.
         inner_steps: K >= 0; the implicit gradient assumes enough of them to reach the minimum.
         strength: lambda > 0, how hard the spring pulls.
         loss: what the steps lower beside the spring, `(model, params, support) -> scalar`.
@@ -47,7 +47,8 @@ def adapt(
 
     Rajeswaran et al. (2019), section 2.2. Derived in chapter `implicit-maml`.
     """
-    check_inner_loop(params, support, inner_steps=inner_steps)
+    check_inner_loop(params, support, inner_lr=inner_lr, inner_steps=inner_steps)
+    rate = inner_lr if isinstance(inner_lr, dict) else dict.fromkeys(params, inner_lr)
 
     def held_loss(phi: Params) -> Tensor:
         away = axpy(-1, params, phi)
@@ -55,7 +56,8 @@ def adapt(
 
     phi = params
     for _ in range(inner_steps):
-        phi = axpy(-inner_lr, grad(held_loss)(phi), phi)
+        gradients = grad(held_loss)(phi)
+        phi = {name: p - rate[name] * gradients[name] for name, p in phi.items()}
     return phi
 
 
