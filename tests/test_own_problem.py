@@ -426,7 +426,9 @@ def test_an_adapted_network_is_a_module_to_save_to_copy_and_to_export() -> None:
     support = Batch(torch.randn(6, 4), torch.arange(3).repeat(2))
     phi = maml.adapt(model, initial_params(model), support, inner_lr=0.1, inner_steps=3)
 
+    own = copy.deepcopy(model.state_dict())
     served = adapted_module(model, phi)
+    assert all(torch.equal(value, own[key]) for key, value in model.state_dict().items())
 
     expected = predict(model, phi, support.x)
     assert served.head.weight is served.emb.weight
@@ -584,6 +586,10 @@ def test_seeds_share_a_list_of_unequal_tasks_one_after_the_other() -> None:
 REFUSED = {
     "an optimiser that mixes seeds": ({"meta_optimizer": partial(torch.optim.Adafactor, lr=0.01)}, "disturb each other"),
     "a rate of zero": ({"meta_optimizer": partial(torch.optim.SGD, lr=0.0), "schedule": None}, "moves none of params"),
+    "a start at a flat point": (
+        {"task_loss": lambda p, _: (p["w"] ** 2).sum(), "params": {"w": torch.zeros(2, 3)}, "schedule": None},
+        "exactly 0 there; start somewhere else",
+    ),
     "a loader that ends": ({"draw": partial(next, iter(()))}, "ran out at meta-step 0"),
     "a clip of nothing": ({"clip": 0.0}, "clip=0.0"),
     "a schedule that is a number": ({"schedule": 0.5}, "schedule is a float"),
