@@ -44,7 +44,7 @@ CELL_METADATA = ("mystnb", "slideshow", "tags")
 # What a kernel may take over from the shell that starts it: where things are, not how they are done.
 KEPT = re.compile(
     r"PATH|HOME|USER|LOGNAME|TMPDIR|TEMP|TMP|XDG_(CACHE_HOME|RUNTIME_DIR)|(LD|DYLD)_\w*PATH|(HTTPS?|NO|ALL)_PROXY"
-    r"|SSL_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|CC|CXX|CUDA_\w+|NVIDIA_\w+|MAMLKIT_\w+|PYTEST_\w+|OMP_WAIT_POLICY"
+    r"|SSL_\w+|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|CC|CXX|CUDA_\w+|NVIDIA_\w+|MAMLKIT_\w+|PYTEST_\w+"
     r"|TORCHINDUCTOR_CACHE_DIR"
     # which of a processor's instructions to use: tests/portable.py sets these on purpose, the Makefile lets none in
     r"|ATEN_CPU_CAPABILITY|MKL_CBWR|MKL_ENABLE_INSTRUCTIONS|ONEDNN_MAX_CPU_ISA",
@@ -145,16 +145,20 @@ def _unclean(cell: NotebookNode) -> str:
 def kernel_environment() -> dict[str, str]:
     """The environment of a kernel whose outputs are stored or compared, the same whoever starts it."""
     (matplotlib,) = find_spec("matplotlib").submodule_search_locations
-    return {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)} | {
-        "IPYTHONDIR": _no_profile(),
-        "MATPLOTLIBRC": str(Path(matplotlib, "mpl-data", "matplotlibrc")),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "NO_COLOR": "1",
-        "PYTHONHASHSEED": "0",
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUTF8": "1",
-        "TQDM_DISABLE": "1",
-    }
+    return (
+        {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
+        | {
+            "IPYTHONDIR": _no_profile(),
+            "MATPLOTLIBRC": str(Path(matplotlib, "mpl-data", "matplotlibrc")),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "NO_COLOR": "1",
+            "OMP_WAIT_POLICY": "passive",  # two chapters run at once: threads that wait must not keep the others' cores
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUTF8": "1",
+            "TQDM_DISABLE": "1",
+        }
+    )
 
 
 @cache

@@ -317,6 +317,9 @@ def test_a_setting_takes_over_nothing_from_another_and_compiles_for_itself(monke
     assert "ATEN_CPU_CAPABILITY" not in found["native-1"]
     assert found["default-2"]["ATEN_CPU_CAPABILITY"] == "default"
     assert [found[name]["MAMLKIT_THREADS"] for name in ("avx2-1", "avx2-2")] == ["1", "2"]
+    assert refresh.kernel_environment()["OMP_WAIT_POLICY"] == "passive", (
+        "two kernels of two threads stand in each other's way"
+    )
     caches = {Path(environment["TORCHINDUCTOR_CACHE_DIR"]) for environment in found.values()}
     assert caches == {Path("mine", instructions) for instructions in portable.INSTRUCTIONS}
 
