@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mamlkit.page.checks import claim, exercise
+from mamlkit.page.checks import chosen, claim, close, exercise, judged
 
 
 @pytest.mark.parametrize("true", [True, np.bool_(True), torch.tensor(True), np.array(1) > 0])
@@ -71,3 +71,33 @@ def test_an_answer_is_judged_in_one_short_line_and_nothing_is_raised(condition, 
 def test_an_interrupt_is_not_swallowed():
     with pytest.raises(KeyboardInterrupt):
         exercise("ex-1", raises(KeyboardInterrupt()))
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (judged((True, "no"), (torch.tensor(True), "nor this")), True),
+        (judged((True, "no"), (False, "the sign")), "the sign"),
+        (chosen(None, "a", {}), None),
+        (chosen("a", "a", {"b": "b is not it"}), True),
+        (chosen("b", "a", {"b": "b is not it"}), "b is not it"),
+        (chosen("ab", "a", {"b": ""}), "'ab' is not among the choices: 'a', 'b'"),
+        (chosen(["a"], "a", {}), "['a'] is not among the choices: 'a'"),
+        (close(None, 1), None),
+        (close([1, 2], torch.tensor([1.0, 2.0])), True),
+        (close((1.0, 0.0), [1.0, 1e-9]), True),
+        (close(1.5, 1), "too large"),
+        (close(float("nan"), 1), "not a number"),
+        (close([1, -2, 3], [1, 2, 4], why="why"), "1 of 3 are right; number 2 has the wrong sign; why"),
+        (close([1], [1, 2]), "2 numbers are asked for, 1 given"),
+        (close("one", 1), "'one' is not made of numbers"),
+    ],
+)
+def test_an_answer_that_is_refused_gets_a_reason(outcome, said):
+    assert outcome == said
+
+
+def test_a_reason_is_said_as_it_stands(capsys):
+    exercise("ex-1", lambda: "the sign is lost")
+
+    assert capsys.readouterr().out == "… ex-1: not yet (the sign is lost)\n"
