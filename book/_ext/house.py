@@ -1,4 +1,4 @@
-"""What this book adds to Sphinx: pages without broken or foreign scripts, claims that look like claims.
+"""What this book adds to Sphinx: pages without broken or foreign scripts, names that link.
 
 A hook that works round another package says which, at which version. `CHANGED` counts what each hook still changes, and
 tests/test_site.py says when one has nothing left to do: then it goes.
@@ -19,9 +19,7 @@ from sphinx.util.nodes import make_refnode
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
 
-CLAIM = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(✓ [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
 SIGNATURE = re.compile(r'(?<=<dt class="sig ).*?(?=</dt>)', re.DOTALL)
-WAITING = re.compile(r"^((?:.*<pre>)?(?:<span></span>)?)(… [^\n]*?)(?=\n|</pre>)", re.MULTILINE)
 # Markup, and elements whose text is no prose or whose children must stay what they are; or a run of Chinese.
 CHINESE = re.compile(
     r"(<(script|style|svg|textarea)\b.*?</\2>|<!--.*?-->|<[^>]*>)"
@@ -100,13 +98,6 @@ def drop_kernel_scripts(app, pagename, templatename, context, doctree) -> None:
         context["body"] = re.sub(r"<script>kernelName = .*?</script>", "", body)
 
 
-def mark_claims(app, pagename, templatename, context, doctree) -> None:
-    """A line that a cell printed as `✓ sentence` is a checked claim, and the style sheet may say so."""
-    if "✓ " in context.get("body", "") or "… " in context.get("body", ""):
-        body = CLAIM.sub(r'\1<span class="claim">\2</span>', context["body"])
-        context["body"] = WAITING.sub(r'\1<span class="waiting">\2</span>', body)
-
-
 def drop_unread_modules(app, env) -> None:
     """The list of sources must not link to those that could not be read, such as a named tuple's methods.
 
@@ -173,7 +164,6 @@ def setup(app) -> dict[str, bool]:
     app.connect("env-updated", drop_unread_modules)
     app.connect("html-page-context", mend_markup, priority=900)
     app.connect("html-page-context", drop_kernel_scripts, priority=900)
-    app.connect("html-page-context", mark_claims, priority=900)
     app.connect("html-page-context", mark_chinese, priority=900)
     app.connect("build-finished", keep_count)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
