@@ -1,8 +1,8 @@
-"""Pictures that say what they show: a stored PNG carries its figure's texts and the places of its marks.
+"""Pictures that say what they show: a stored PNG carries its figure's texts, the places of its marks, and a narrow twin.
 
 Pixels can be compared only roughly, because two machines smooth edges differently; "better" and "worse" differ
 by fewer pixels than that. So the picture brings its own words and numbers along, in a text chunk that no
-viewer shows, and a second run compares those.
+viewer shows, and a second run compares those. In another such chunk it brings itself as it looks on a phone.
 """
 
 from __future__ import annotations
@@ -30,25 +30,32 @@ from matplotlib.text import Annotation, Text
 from matplotlib.ticker import LogFormatter, ScalarFormatter
 from numpy.typing import NDArray
 
-__all__ = ["KEYWORD", "content", "picture"]
+from mamlkit.page.narrow import narrow_picture
+
+__all__ = ["KEYWORD", "NARROW", "content", "picture"]
 
 KEYWORD = "drawn"  # of the PNG's text chunk
+NARROW = b"naRw"  # the chunk with the narrow twin
 POINTS = 50  # of a mark's points are kept, evenly by their number
 
 
 def picture(figure: Figure) -> str:
-    """The figure as a PNG in base64, with its `content` in a compressed text chunk; the same figure gives the
-    same bytes."""
+    """The figure as a PNG in base64, with its `content` in a compressed text chunk and its narrow twin in another; the
+    same figure gives the same bytes."""
     from IPython.core.pylabtools import print_figure
 
     png: bytes = print_figure(  # type: ignore[no-untyped-call]
         figure, "png", base64=False, bbox_inches=None, metadata={"Software": None}
     )
     text = json.dumps(content(figure), separators=(",", ":")).encode()  # ASCII, whatever the titles hold
-    chunk = b"zTXt" + KEYWORD.encode() + b"\0\0" + zlib.compress(text, 9)
-    chunk = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", binascii.crc32(chunk))
+    words = _chunk(b"zTXt", KEYWORD.encode() + b"\0\0" + zlib.compress(text, 9))
+    twin = _chunk(NARROW, narrow_picture(figure))
     end = 33  # the signature and the header
-    return base64.b64encode(png[:end] + chunk + png[end:]).decode()
+    return base64.b64encode(png[:end] + words + twin + png[end:]).decode()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", binascii.crc32(kind + data))
 
 
 def content(figure: Figure) -> dict[str, Any]:

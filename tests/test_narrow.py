@@ -1,0 +1,95 @@
+"""A figure's narrow twin: what a phone shows."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from mamlkit.page import figures
+from mamlkit.page.drawn import NARROW, picture
+from mamlkit.page.narrow import lay_out, wrapped
+
+
+@pytest.fixture(autouse=True)
+def style():
+    with plt.rc_context():
+        figures.use()
+        yield
+        plt.close("all")
+
+
+def two_panels():
+    figure, axes = plt.subplots(1, 2, sharey=True)
+    for i, ax in enumerate(axes):
+        ax.plot([0, 1], [i, 1], label="a line")
+        ax.set(xlabel="steps", title="a long title that no phone could show in one line")
+    axes[0].set(ylabel="loss")
+    axes[1].legend(fontsize=6)
+    return figure, axes
+
+
+def test_panels_stand_below_one_another_and_each_says_what_its_axes_are():
+    figure, (left, right) = two_panels()
+    lay_out(figure)
+    figure.canvas.draw()
+
+    upper, lower = left.get_window_extent(), right.get_window_extent()
+    assert lower.y1 < upper.y0
+    assert lower.x0 == pytest.approx(upper.x0, abs=1)
+    assert right.get_ylabel() == "loss"
+    assert right.yaxis.get_ticklabels()[0].get_visible()
+
+
+def test_no_text_is_smaller_than_nine_pixels_on_a_phone_or_leaves_the_picture():
+    figure, _ = two_panels()
+    lay_out(figure)
+    figure.canvas.draw()
+
+    pixels = 342 / figure.get_size_inches()[0] / 72  # a point, where the page is 390 pixels wide
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
+    assert min(text.get_fontsize() * pixels for text in texts) >= 9
+    words = [text for text in texts if " " in text.get_text()]  # a tick beyond the axes is never drawn
+    assert max(text.get_window_extent().x1 for text in words) <= figure.bbox.x1 + 1
+
+
+def test_a_legend_stands_below_its_axes_and_covers_nothing():
+    figure, (_, right) = two_panels()
+    lay_out(figure)
+    figure.canvas.draw()
+
+    assert right.get_legend().get_window_extent().y1 <= right.get_window_extent().y0
+
+
+def test_a_grid_of_bare_pictures_keeps_its_shape():
+    figure, axes = plt.subplots(2, 5)
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    lay_out(figure)
+    figure.canvas.draw()
+
+    corners = [axes[i, j].get_window_extent() for i, j in ((0, 0), (0, 4), (1, 0))]
+    assert corners[0].y0 == pytest.approx(corners[1].y0, abs=1)
+    assert corners[2].y1 < corners[0].y0
+
+
+def test_the_twin_travels_inside_the_picture_and_is_about_as_wide_as_a_phone():
+    figure, _ = two_panels()
+    png = base64.b64decode(picture(figure))
+
+    at = png.index(NARROW)
+    size = int.from_bytes(png[at - 4 : at], "big")
+    twin = Image.open(io.BytesIO(png[at + 4 : at + 4 + size]))
+    assert twin.width == 684
+    assert twin.height > twin.width
+    assert Image.open(io.BytesIO(png)).width > 1000, (
+        "the picture itself is read by whoever knows nothing of twins"
+    )
+
+
+def test_a_formula_is_not_torn():
+    assert wrapped("where $a + b + c$ is", 8).split("\n") == ["where", "$a + b + c$", "is"]
