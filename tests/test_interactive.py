@@ -101,7 +101,7 @@ def test_support_points_steps_and_tasks_change_what_the_networks_learn(show):
     page = show(sinusoid().html)
     assert all_differ(
         page,
-        lambda: drag(grip(page, "support point 2"), 50, 80),
+        lambda: drag(grip(page, "support point 2"), 30, 30),
         lambda: page.keyboard.press("ArrowUp"),
         lambda: page.keyboard.press("Shift+ArrowRight"),
         lambda: slide(page, "gradient steps", 7),

@@ -88,11 +88,11 @@ def test_what_gradient_descent_draws_is_the_parabola_and_the_common_logarithm(ja
     render = "(el) => (render({ model: standIn(given), el }), [...el.querySelectorAll('path')])"
     paths = f"({render})(document.createElement('div')).map((path) => path.getAttribute('d'))"
     drawn = javascript(paths, **descent().get_state())
-    down = [[float(xy.split()[1]) for xy in d[1:].split("L")] for d in drawn]  # of 420
+    down = [[float(xy.split()[1]) for xy in d[1:].split("L")] for d in drawn]  # of 340
 
     parabola, logarithms = np.linspace(-2.6, 2.6, 81) ** 2, np.log10(2 * 0.4 ** np.arange(13))
-    np.testing.assert_allclose(down[0], 420 * (6.25 - parabola) / (6.25 + 0.4), atol=0.02)
-    np.testing.assert_allclose(down[3], 420 * (2 - logarithms) / (2 + 4), atol=0.02)
+    np.testing.assert_allclose(down[0], 340 * (6.25 - parabola) / (6.25 + 0.4), atol=0.02)
+    np.testing.assert_allclose(down[3], 340 * (2 - logarithms) / (2 + 4), atol=0.02)
 
 
 def test_equal_figures_are_stored_as_equal_text_and_different_ones_under_different_names():

@@ -55,10 +55,12 @@ function store(model, values) {
   model.save_changes();
 }
 
-// Calls draw now, whenever a named part of the state changes, and whenever the figure's width does.
+// Calls draw now, whenever a named part of the state changes, and whenever the figure's width does; a button takes all back.
 function keepDrawn(model, keys, planes, draw) {
   for (const key of keys) model.on("change:" + key, draw);
   draw();
+  const first = Object.fromEntries(keys.map((key) => [key, model.get(key)]));
+  planes[0].frame.closest(".maml-figure").querySelector(".maml-controls").append(button("Reset", () => store(model, first)));
   if (typeof ResizeObserver === "undefined") return;
   const watcher = new ResizeObserver(() => {
     if (planes.filter((plane) => plane.fit()).length) draw();
@@ -93,7 +95,7 @@ class Plane {
     const { left, right, top, bottom } = this.margin;
     this.width = width;
     this.across = width - left - right;
-    this.down = Math.round(clamp(this.across * this.aspect, [210, 420]));
+    this.down = Math.round(clamp(this.across * this.aspect, [210, 340]));
     if (this.equal) {
       // One unit is as long across as down: the height is kept and the wider side shows more.
       const middle = (this.x0 ?? (this.x0 = this.x)).reduce((a, b) => a + b) / 2;
@@ -342,12 +344,22 @@ function table(header, caption) {
   };
 }
 
-// Lays a figure out inside `el` and gives it its colours, name and caption.
+// Lays a figure out inside `el` and gives it its colours, name and caption. Where there is room, what one can turn
+// stands beside a single drawing, so that drawing and findings are seen together.
 function begin(model, el, ...parts) {
+  const isBeside = (part) => parts[0].matches(".maml-frame") && part.matches(".maml-key, .maml-controls");
+  const beside = parts.filter(isBeside);
+  if (beside.length) {
+    parts = [element("div", { class: "maml-body" }, parts[0], element("div", { class: "maml-side" }, ...beside)), ...parts.slice(1).filter((part) => !isBeside(part))];
+  }
   const settings = model.get("settings");
   el.classList.add("maml-figure", "mathjax_ignore", "tex2jax_ignore");
   put(el, { role: "group", "aria-label": settings.title });
   for (const [name, value] of Object.entries(settings.colours)) el.style.setProperty("--look-" + name, value);
   el.replaceChildren(element("p", { class: "maml-title", "aria-hidden": "true" }, settings.title), ...parts);
   if (settings.caption) el.append(element("p", { class: "maml-caption" }, settings.caption));
+  if (el.querySelector(".maml-grip")) {
+    el.querySelector(".maml-frame").append(element("p", { class: "maml-hint", "aria-hidden": "true" }, "drag the points"));
+    for (const kind of ["pointerdown", "keydown"]) el.addEventListener(kind, () => el.classList.add("maml-touched"), { once: true });
+  }
 }

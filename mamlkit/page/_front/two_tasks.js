@@ -79,7 +79,8 @@ function render({ model, el }) {
     [...w, theta].forEach((where, i) => {
       const [across, down] = plane.at(...where);
       const left = across > plane.across - 70;
-      put(labels[i], { x: across + (left ? -14 : 14), y: down < 24 ? down + 22 : down - 12, "text-anchor": left ? "end" : "start" });
+      const below = down < 24 || (i === w.length && w.some((other) => Math.hypot(...plane.at(...other).map((v, j) => v - [across, down][j])) < 60));
+      put(labels[i], { x: across + (left ? -14 : 14), y: below ? down + 22 : down - 12, "text-anchor": left ? "end" : "start" });
     });
 
     const row = (look, name, where) => [look, name, point(where), ...afterEach(where).map((value) => number(value)), number(before(where)), number(mean(afterEach(where)))];
