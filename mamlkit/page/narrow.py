@@ -9,11 +9,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
+from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
+from matplotlib.ticker import FixedFormatter
 from PIL import Image
 
 __all__ = ["lay_out", "narrow_picture"]
@@ -21,6 +24,7 @@ __all__ = ["lay_out", "narrow_picture"]
 WIDTH = 3.8  # inches, of which a phone shows 342 pixels
 DPI = 180
 MANY = 6  # panels; more stand in two columns
+EM = 0.1  # inches: a letter of a title
 SMALLEST = 8.0  # points: 10 pixels on that phone
 
 
@@ -43,33 +47,96 @@ def lay_out(figure: Figure) -> None:
     places = {ax: spec for ax in figure.axes if (spec := ax.get_subplotspec()) is not None}
     panels = list(places)
     grids = {spec.get_gridspec().get_geometry() for spec in places.values()}
-    rows, columns = max(grids, default=(1, 1))
-    bare = [ax for ax in panels if not ax.axison or not (len(ax.get_xticks()) or len(ax.get_yticks()))]
-    stacked = columns > 1 and len(grids) == 1 and len(bare) < len(panels) / 2
-    tall = height / rows if stacked or columns == 1 else height * WIDTH / width / rows
-    tall = max(tall * (0.8 if stacked else 0.9), 2.2) if len(bare) < len(panels) / 2 else tall
-    if stacked:
-        across = 2 if len(panels) > MANY else 1
-        _stack(figure, places, across)
-        rows, tall = -(-len(panels) // across), tall if across == 1 else 1.7
-    titles = sum(ax.get_title(loc).count(" ") > 3 for ax in panels for loc in ("left", "center"))
-    legends = [legend for ax in figure.axes if (legend := ax.get_legend()) is not None]
-    below = sum((0.2 * len(legend.get_texts()) + 0.1 for legend in legends), 0.0)
-    for outer in figure.legends:
-        outer.set_ncols(1)
-        below += 0.2 * len(outer.get_texts())
-    figure.set_size_inches(WIDTH, tall * rows + 0.2 * titles + below)
+    rows, across = max(grids, default=(1, 1))
+    bare = sum(not ax.axison or not (len(ax.get_xticks()) or len(ax.get_yticks())) for ax in panels)
+    pictures = any(ax.images for ax in panels) and (bare > len(panels) / 2 or len(panels) == 1)
+    if pictures:
+        tall = 1.25 * height * WIDTH / width / rows
+    else:
+        if across > 1 and len(grids) == 1:
+            across = 2 if len(panels) > MANY else 1
+            _stack(figure, places, across)
+        tall = 1.7 if across == 2 else max((1.2 if bare else 0.85) * height / rows, 2.2)
+        rows = -(-len(panels) // across)
     for text in figure.findobj(Text):
         text.set_fontsize(max(SMALLEST, min(float(text.get_fontsize()), 10.5)))
+    for text in (text for ax in figure.axes for text in ax.texts):
+        text.set_text(wrapped(text.get_text(), 18))
+        text.set_in_layout(len(text.get_text()) < 9)  # a long label may not push its axes together
+    lines = sum(
+        _one_column(figure, legend, tall) for ax in figure.axes if (legend := ax.get_legend()) is not None
+    )
+    lines += sum(_one_column(figure, legend, tall) for legend in list(figure.legends))
     for ax in panels:
-        _wrap_axes(ax, tall, beside=any(hasattr(other, "_colorbar") for other in figure.axes))
-    if figure._suptitle is not None:  # type: ignore[attr-defined]
-        figure._suptitle.set_text(wrapped(figure._suptitle.get_text(), 40))  # type: ignore[attr-defined]
-    for legend in legends:
-        _below(legend, tall)
+        ax.set_xlabel(wrapped(ax.get_xlabel(), 40 // across))
+        ax.set_ylabel(wrapped(ax.get_ylabel(), max(14, int(11 * tall))))
+        names = [wrapped(text.get_text(), 18) for text in ax.get_yticklabels()]
+        if isinstance(ax.yaxis.get_major_formatter(), FixedFormatter) and any("\n" in name for name in names):
+            ax.set_yticks(ax.get_yticks(), names)
+        if pictures and ax.get_ylabel():
+            ax.yaxis.label.set(rotation="horizontal", ha="right", va="center")
+    figure.set_size_inches(WIDTH, tall * rows + 0.19 * (lines + _wrap_titles(figure, panels, across)))
     figure.canvas.draw()
+    _wrap_titles(figure, panels, across)
+    figure.canvas.draw()
+    figure.set_layout_engine("none")
+    for ax in panels:
+        _begin_left(ax, across)
     for text in (text for ax in figure.axes for text in ax.texts):
         _keep_inside(text, figure.bbox.x0 + 4, figure.bbox.x1 - 4, points=72 / figure.dpi)
+
+
+def _one_column(figure: Figure, legend: Legend, tall: float) -> int:
+    """Set a legend's entries one below the other, below its axes or the figure; how many lines they take."""
+    labels = [wrapped(text.get_text(), 38) for text in legend.get_texts()]
+    handles = [handle for handle in legend.legend_handles if handle is not None]
+    title, ax = legend.get_title().get_text(), getattr(legend, "axes", None)
+    legend.remove()
+    more: dict[str, Any] = {
+        "title": title or None,
+        "alignment": "left",
+        "fontsize": 9.5,
+        "title_fontsize": 9.5,
+    }
+    if ax is None:
+        figure.legend(handles, labels, loc="outside lower left", **more)
+    else:
+        under = 0.35 + 0.17 * (wrapped(ax.get_xlabel(), 40).count("\n") + bool(ax.get_xlabel()))
+        place = (0, -under / max(tall - 0.6, 1.0))
+        ax.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderaxespad=0, **more)
+    return 1 + bool(title) + sum(label.count("\n") + 1 for label in labels)
+
+
+def _wrap_titles(figure: Figure, panels: list[Axes], across: int) -> int:
+    """Wrap titles to the room there is; how many lines are more."""
+    more = 0
+    if figure._suptitle is not None:  # type: ignore[attr-defined]
+        title = figure._suptitle  # type: ignore[attr-defined]
+        title.set_text(wrapped(" ".join(title.get_text().split("\n")), 38))
+        more += title.get_text().count("\n")
+    for ax in panels:
+        for place in (ax._left_title, ax.title):  # type: ignore[attr-defined]
+            if text := " ".join(place.get_text().split("\n")):
+                room = (_column(ax, across) + 1 / across - _start(ax, across)) * WIDTH
+                place.set_text(wrapped(text, max(8, int(room / EM))))
+                more += place.get_text().count("\n")
+    return more
+
+
+def _column(ax: Axes, across: int) -> float:
+    return int(ax.get_position().x0 * across + 0.01) / across
+
+
+def _start(ax: Axes, across: int) -> float:
+    """Where a title begins: above its axes, or at the edge where the labels of the axis take much room."""
+    x0, column = ax.get_position().x0, _column(ax, across)
+    return x0 if (x0 - column) * WIDTH < 0.9 else column + 0.02
+
+
+def _begin_left(ax: Axes, across: int) -> None:
+    box = ax.get_position()
+    if (start := _start(ax, across)) != box.x0:
+        ax._left_title.set_x((start - box.x0) / box.width)  # type: ignore[attr-defined]
 
 
 def _keep_inside(text: Text, low: float, high: float, points: float) -> None:
@@ -107,24 +174,6 @@ def _stack(figure: Figure, specs: dict[Axes, SubplotSpec], across: int) -> None:
     grid = figure.add_gridspec(-(-len(specs) // across), across)
     for i, place in enumerate(sorted(by_place)):
         by_place[place].set_subplotspec(grid[i // across, i % across])
-
-
-def _wrap_axes(ax: Axes, tall: float, beside: bool) -> None:
-    spec = ax.get_subplotspec()
-    columns = spec.get_gridspec().ncols / len(spec.colspan) if spec is not None else 1
-    for loc in ("left", "center", "right"):
-        if text := ax.get_title(loc):
-            ax.set_title(wrapped(text, int((26 if beside else 36) / columns)), loc=loc)
-    ax.set_xlabel(wrapped(ax.get_xlabel(), int(40 / columns)))
-    ax.set_ylabel(wrapped(ax.get_ylabel(), max(14, int(11 * tall))))
-
-
-def _below(legend: object, tall: float) -> None:
-    ax = legend.axes  # type: ignore[attr-defined]
-    legend.set_loc("upper left")  # type: ignore[attr-defined]
-    legend.set_ncols(1)  # type: ignore[attr-defined]
-    under = 0.35 + 0.17 * (ax.get_xlabel().count("\n") + bool(ax.get_xlabel()))
-    legend.set_bbox_to_anchor((0, -under / max(tall - 0.6, 1.0)), transform=ax.transAxes)  # type: ignore[attr-defined]
 
 
 def wrapped(text: str, width: int) -> str:
