@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
-from matplotlib.ticker import FixedFormatter
+from matplotlib.ticker import FixedLocator
 from PIL import Image
 
 __all__ = ["lay_out", "narrow_picture"]
@@ -71,7 +71,7 @@ def lay_out(figure: Figure) -> None:
         ax.set_xlabel(wrapped(ax.get_xlabel(), 40 // across))
         ax.set_ylabel(wrapped(ax.get_ylabel(), max(14, int(11 * tall))))
         names = [wrapped(text.get_text(), 18) for text in ax.get_yticklabels()]
-        if isinstance(ax.yaxis.get_major_formatter(), FixedFormatter) and any("\n" in name for name in names):
+        if isinstance(ax.yaxis.get_major_locator(), FixedLocator) and any("\n" in name for name in names):
             ax.set_yticks(ax.get_yticks(), names)
         if pictures and ax.get_ylabel():
             ax.yaxis.label.set(rotation="horizontal", ha="right", va="center")
