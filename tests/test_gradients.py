@@ -49,6 +49,15 @@ def test_more_steps_than_needed_and_nothing_to_solve_stay_finite() -> None:
     assert torch.equal(flat(solved(zero, 3)), flat(zero))
 
 
+def test_a_direction_without_curvature_ends_in_infinity_and_not_in_a_gradient_of_zero() -> None:
+    saddle = torch.diag(torch.tensor([1.0, -1.0])).double()
+    b = {"a": torch.ones(2, dtype=torch.float64)}
+
+    stuck = conjugate_gradient(lambda v: {"a": saddle @ v["a"]}, b, steps=1)
+
+    assert stuck["a"].isinf().all()
+
+
 def test_conjugate_gradient_solves_many_systems_at_once() -> None:
     many = {name: torch.stack([t, 2 * t, 0 * t]) for name, t in B.items()}
 
