@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 
+import numpy as np
 import pytest
 from interactive import barriers, drag
+from PIL import Image
 from test_site import HTML, NAMES
 
 # what the theme itself gets wrong on every page; nothing of this book's own is excused
@@ -44,6 +47,32 @@ def test_a_page_fits_a_phone(visit, name):
     )
     assert wide == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):
+    shown = "(image) => [image.currentSrc, image.naturalWidth, image.getBoundingClientRect().width]"
+    sources = {}
+    for width in (390, 1280):
+        page = visit("book/inner-loop", width=width, height=844)
+        image = page.locator(".cell_output figure img").first
+        image.scroll_into_view_if_needed()
+        sources[width], pixels, across = image.evaluate(shown)
+        assert pixels >= across, "no figure is blown up"
+        opens = image.evaluate("(image) => image.closest('a').href")
+
+    assert sources[390] == sources[1280].replace(".png", "-narrow.png")
+    assert opens == sources[1280]
+
+
+def test_in_the_dark_no_figure_is_a_white_slab(visit):
+    page = visit("book/inner-loop", color_scheme="dark")
+    image = page.locator(".cell_output figure img").first
+    image.scroll_into_view_if_needed()
+    box = image.bounding_box()
+    picture = Image.open(io.BytesIO(page.screenshot())).convert("L")
+    inside = picture.crop((int(box["x"]), int(box["y"]), int(box["x"] + box["width"]), int(box["y"]) + 200))
+
+    assert np.median(np.asarray(inside)) < 60
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

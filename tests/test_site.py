@@ -79,6 +79,44 @@ def test_pages_ask_nothing_of_the_network(asked):
     assert not [tag for tag in tags if urlsplit(tag.get("src") or tag.get("href") or "").netloc]
 
 
+def test_what_is_folded_has_a_name_and_a_figures_code_has_its_number():
+    chapters = [page for page in CHAPTERS if soup(page).select_one(".cell")]
+    names = [(page, str(tag.string)) for page in chapters for tag in soup(page).select("p.collapsed")]
+    figures = [(page, name.split()[-1]) for page, name in names if name.startswith("Code of Figure ")]
+    drawn = {
+        (page, str(tag.string).strip().removeprefix("Fig. "))
+        for page in chapters
+        for tag in soup(page).select(".cell_output .caption-number")
+    }
+
+    assert {re.sub(r" [\d.]+$", "", name) for _, name in names} <= {"Setup", "Code", "Code of Figure"}
+    assert len(figures) == len({*figures}) > 60
+    assert {*figures} == drawn
+
+
+def test_claims_stand_in_one_line_that_opens_and_nobody_is_told_that_he_has_not_answered():
+    chapters = [soup(page) for page in CHAPTERS if soup(page).select_one(".cell")]
+
+    for page in chapters:
+        for group in page.select("details.claims"):
+            said = len(group.find("ul").find_all("li"))
+            assert group.summary.string == f"✓ {said} checks"
+            assert said > 1
+        assert not page.find(string=re.compile("no answer so far"))
+        assert page.select_one("p.versions"), "the versions stand at the foot of the page"
+    assert sum(len(page.select("details.claims")) for page in chapters) > 100
+    assert sum(len(page.select("details.claims details.checked .cell_input")) for page in chapters) > 60
+
+
+def test_every_figure_has_a_narrow_twin_and_neither_carries_what_only_the_tests_read():
+    for page in (page for page in CHAPTERS if soup(page).select_one(".cell")):
+        for image in soup(page).select(".cell_output img"):
+            twin = image.find_previous_sibling("source")
+            assert twin, f"{page.name}: {image['src']} has no twin"
+            for name in (image["src"], twin["srcset"]):
+                assert b"naRw" not in (page.parent / name).read_bytes()
+
+
 def test_every_link_leads_somewhere_and_every_anchor_exists():
     @cache
     def anchors(page):
