@@ -7,6 +7,7 @@ claim to be the kit's own source. `tests/test_gates.py` shows that each rule tur
 from __future__ import annotations
 
 import ast
+import base64
 import difflib
 import re
 from collections import defaultdict
@@ -18,6 +19,8 @@ from typing import Any
 import yaml
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_data
+
+from mamlkit.page.drawn import NARROW as TWIN
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +46,8 @@ DIRECTIVE = re.compile(
 )
 VERDICT = re.compile(r"(?:✓ (ex-[\w-]+): solved|… (ex-[\w-]+): not yet \((.*)\))$")
 NO_ANSWER = "no answer so far"
+KINDS = "Predict, then run", "Code", "Proof, with a check", "Debug"
+KIND = re.compile(rf"^\*({'|'.join(KINDS)})\* · \d+ minutes · (★☆☆|★★☆|★★★)$", re.M)
 HUGE = 1e3  # no claim of this book needs a larger constant to compare with
 CARD = ("You will", "You need", "Reading", "Running", "Device")
 REPEATED = (ast.For, ast.While, ast.FunctionDef, ast.If, ast.Try, ast.ListComp, ast.GeneratorExp)
@@ -140,8 +145,16 @@ def _figure(cell: NotebookNode) -> Iterator[str]:
                 yield f"draws a picture, but mystnb.{key} is {text!r}; say in a sentence what is seen"
         if not re.fullmatch(r"fig-[a-z0-9-]+", name):
             yield f"draws a picture, but mystnb.figure.name is {name!r}; name it fig-..."
+        if "hide-input" not in tags(cell):
+            yield "draws a picture before the reader's eyes are on it; tag the cell hide-input, the page folds its code"
+        if not any(_has_twin(output) for output in cell.outputs):
+            yield "stores a picture without its narrow twin; refresh the chapter"
     elif figure or image:
         yield "has a caption or alt text, but draws no picture; does it end with plt.show()?"
+
+
+def _has_twin(output: NotebookNode) -> bool:
+    return TWIN in base64.b64decode(output.get("data", {}).get("image/png", ""))[:2_000_000]
 
 
 def _anatomy(notebook: NotebookNode) -> Iterator[str]:
@@ -183,6 +196,9 @@ def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
                 f"the label {label} stands twice": label not in asked,
                 f"the label {label} of {title!r} is not of the form {form}": re.fullmatch(form, label),
                 f"{label} has no hint ({{dropdown}} Hint)": re.search(r"\{dropdown\}[ \t]*Hint", body),
+                f"{label} does not say its kind, minutes and stars, as in '*Code* · 10 minutes · ★★☆'": KIND.search(
+                    body
+                ),
             }
             yield from (f"cell {i}: {complaint}" for complaint in _broken(rules))
             asked[label] = i
@@ -211,7 +227,9 @@ def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
         collapsed = re.search(r"^:class:.*\bdropdown\b", body, re.M)
         passed = after and not after[-1][1]
         refused = {i for i, reason in after[:-1] if reason not in ("", NO_ANSWER)}
+        silent = [i for i, of, reason in said if of == label and reason == "the check is false"]
         rules = {
+            "it refuses an answer without a reason (see judged, chosen, close)": not silent,
             "its solution is not collapsed (:class: dropdown)": collapsed,
             "between the exercise and its solution no cell prints 'not yet'": open_first,
             "it is solved before its solution": all(reason for _, reason in before),

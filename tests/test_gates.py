@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import gates
@@ -10,11 +11,14 @@ import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
-UNANSWERED, REFUSED = "… ex-tiny-1: not yet (no answer so far)", "… ex-tiny-1: not yet (the check is false)"
+UNANSWERED, REFUSED = "… ex-tiny-1: not yet (no answer so far)", "… ex-tiny-1: not yet (too small)"
 EXERCISE = f"""
 %% markdown
 ````{{exercise}} A sum
 :label: ex-tiny-1
+
+*Code* · 5 minutes · ★☆☆
+
 ```{{dropdown}} Hint
 ```
 ````
@@ -35,6 +39,7 @@ exercise("ex-tiny-1", right)
 ```{{solution-end}}
 ```
 """
+TWINS = base64.b64encode(b"PNG" + gates.TWIN).decode()
 FIGURE = '{"image": {"alt": "A sine wave that falls"}, "figure": {"name": "fig-wave", "caption": "A period of the sine."}}'
 CHAPTER = f"""
 %% markdown
@@ -53,9 +58,9 @@ def right():
 %% code {{"tags": []}}
 print(2)
 --> stdout 2
-%% code {{"mystnb": {FIGURE}}}
+%% code {{"tags": ["hide-input"], "mystnb": {FIGURE}}}
 plt.plot(x, y);
---> image/png iVBORw0KGgo=
+--> image/png {TWINS}
 %% code {{"tags": ["kit:maml.adapt"]}}
 from torch import Tensor
 def adapt(params, *, inner_lr=0.1):
@@ -116,8 +121,12 @@ DEFECTS = [
     (*TIMED, "prints a time"),
     ("print(2)", "x = 1\n" * 30 + "# NBVAL_SKIP", "31 lines", "in a comment"),
     (FIGURE, '{"image": {}, "figure": {"name": "Wave"}}', "image.alt", "figure.caption", "figure.name"),
-    ("--> image/png iVBORw0KGgo=\n", "", "draws no picture"),
-    ("--> stdout 2", 2 * "\n--> image/png x" + "\n--> image/svg+xml <svg/>", "draws 2 pictures", "no PNG"),
+    (f"--> image/png {TWINS}\n", "", "draws no picture"),
+    (TWINS, "iVBORw0KGgo=", "without its narrow twin"),
+    ('"tags": ["hide-input"], "mystnb"', '"mystnb"', "tag the cell hide-input"),
+    ("*Code* · 5 minutes · ★☆☆", "*Riddle* · soon · ★", "kind, minutes and stars"),
+    ("(too small)", "(the check is false)", "without a reason"),
+    ("--> stdout 2", 2 * "\n--> image/png eHh4" + "\n--> image/svg+xml <svg/>", "draws 2 pictures", "no PNG"),
     ("After this page you can add two numbers.", "", "neither title nor"),
     ("## Notes", "# Another title\n\n## Notes", "not exactly one title"),
     (":class: glance", "", "no card"),
