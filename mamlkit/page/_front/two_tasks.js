@@ -44,6 +44,7 @@ function render({ model, el }) {
     element(
       "div", { class: "maml-controls" },
       slider(model, "inner_lr", { label: "inner step α", min: 0, max: maxInnerLr, step: maxInnerLr / 100, format: (value) => value.toFixed(3) }),
+      element("p", { class: "maml-small" }, "α ends just short of solving the steepest direction in one step."),
       jump("θ to the joint optimum", jointOptimum),
       jump("θ to the MAML optimum", mamlOptimum),
     ),
