@@ -10,7 +10,7 @@ import refresh
 CHAPTERS = refresh.chapters()
 SHOWN = """
 algorithms.imaml.adapt algorithms.imaml.task_loss algorithms.maml.adapt
-algorithms.reptile.adapt algorithms.reptile.task_loss compiling._recorded
+algorithms.reptile.adapt algorithms.reptile.task_loss
 gradients._ratio gradients.axpy gradients.conjugate_gradient
 gradients.dot gradients.hvp gradients.with_gradient meta._task_gradient meta.batch_loss meta.inductive_accuracy
 meta.meta_gradient meta.meta_step meta.predict meta.query_loss models._forward_in_bfloat16 models._in_float32
