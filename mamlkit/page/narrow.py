@@ -58,6 +58,8 @@ def lay_out(figure: Figure) -> None:
             _stack(figure, places, across)
         tall = 1.7 if across == 2 else max((1.2 if bare else 0.85) * height / rows, 2.2)
         rows = -(-len(panels) // across)
+    if not pictures:  # names of rows need a line each
+        tall = max(tall, *(0.17 * _name_lines(ax) + 0.7 for ax in panels)) if panels else tall
     for text in figure.findobj(Text):
         text.set_fontsize(max(SMALLEST, min(float(text.get_fontsize()), 10.5)))
     for text in (text for ax in figure.axes for text in ax.texts):
@@ -70,7 +72,7 @@ def lay_out(figure: Figure) -> None:
     for ax in panels:
         ax.set_xlabel(wrapped(ax.get_xlabel(), 40 // across))
         ax.set_ylabel(wrapped(ax.get_ylabel(), max(14, int(11 * tall))))
-        names = [wrapped(text.get_text(), 18) for text in ax.get_yticklabels()]
+        names = _names(ax)
         if isinstance(ax.yaxis.get_major_locator(), FixedLocator) and any("\n" in name for name in names):
             ax.set_yticks(ax.get_yticks(), names)
         if pictures and ax.get_ylabel():
@@ -84,6 +86,16 @@ def lay_out(figure: Figure) -> None:
         _begin_left(ax, across)
     for text in (text for ax in figure.axes for text in ax.texts):
         _keep_inside(text, figure.bbox.x0 + 4, figure.bbox.x1 - 4, points=72 / figure.dpi)
+
+
+def _names(ax: Axes) -> list[str]:
+    return [wrapped(text.get_text(), 18) for text in ax.get_yticklabels()]
+
+
+def _name_lines(ax: Axes) -> int:
+    """How many lines the names along a vertical axis take, if they are names: every row as many as the longest."""
+    lines = [name.count("\n") + 1 for name in _names(ax)]
+    return len(lines) * max(lines) if isinstance(ax.yaxis.get_major_locator(), FixedLocator) and lines else 0
 
 
 def _one_column(figure: Figure, legend: Legend, tall: float) -> int:
