@@ -33,7 +33,7 @@ class Table:
 
         def line(kind: str, cells: Sequence[str]) -> str:
             whole = "".join(
-                _cell("th" if kind == "th" or i == 0 else "td", kind, text, numbers[i] and i > 0)
+                _cell("th" if text and (kind == "th" or i == 0) else "td", kind, text, numbers[i] and i > 0)
                 for i, text in enumerate(cells)
             )
             return f"<tr>{whole}</tr>"
