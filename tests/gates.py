@@ -20,6 +20,7 @@ import yaml
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_data
 
+from mamlkit.page.checks import NO_ANSWER
 from mamlkit.page.drawn import NARROW as TWIN
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -45,7 +46,6 @@ DIRECTIVE = re.compile(
     re.M,
 )
 VERDICT = re.compile(r"(?:✓ (ex-[\w-]+): solved|… (ex-[\w-]+): not yet \((.*)\))$")
-NO_ANSWER = "no answer so far"
 KINDS = "Predict, then run", "Code", "Proof, with a check", "Debug"
 KIND = re.compile(rf"^\*({'|'.join(KINDS)})\* · \d+ minutes · (★☆☆|★★☆|★★★)$", re.M)
 HUGE = 1e3  # no claim of this book needs a larger constant to compare with

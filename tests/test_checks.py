@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -92,6 +94,7 @@ def test_an_interrupt_is_not_swallowed():
         (close([1], [1, 2]), "2 numbers are asked for, 1 given"),
         (close("one", 1), "'one' is not made of numbers"),
     ],
+    ids=count(),
 )
 def test_an_answer_that_is_refused_gets_a_reason(outcome, said):
     assert outcome == said

@@ -29,6 +29,7 @@ def two_panels():
         ax.plot([0, 1], [i, 1], label="a line")
         ax.set(xlabel="steps", title="a long title that no phone could show in one line")
     axes[0].set(ylabel="loss")
+    axes[0].text(0.2, 0.5, "small print", fontsize=5)
     axes[1].legend(fontsize=6)
     return figure, axes
 
@@ -90,6 +91,25 @@ def test_the_twin_travels_inside_the_picture_and_is_about_as_wide_as_a_phone():
     assert Image.open(io.BytesIO(png)).width > 1000, (
         "the picture itself is read by whoever knows nothing of twins"
     )
+
+
+def test_a_figure_that_is_shown_twice_is_shown_twice_alike():
+    figure, _ = two_panels()
+    before = tuple(figure.get_size_inches())
+
+    assert picture(figure) == picture(figure)
+    assert tuple(figure.get_size_inches()) == before
+    assert plt.get_fignums() == [figure.number], "the copy is no figure of the notebook's"
+
+
+def test_a_figure_that_cannot_be_copied_is_shown_without_a_twin():
+    figure, (left, _) = two_panels()
+    left.xaxis.set_major_formatter(lambda x, _: f"{x} m")
+
+    png = base64.b64decode(picture(figure))
+
+    assert NARROW not in png
+    assert Image.open(io.BytesIO(png)).width > 1000
 
 
 def test_a_formula_is_not_torn():

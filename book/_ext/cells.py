@@ -14,15 +14,14 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.transforms.post_transforms import SphinxPostTransform
 
-CLAIM, SOLVED, WAITING = (
-    "✓ ",
-    re.compile(r"✓ ex-[\w-]+: solved"),
-    re.compile(r"… ex-[\w-]+: not yet \((.*)\)"),
-)
-UNANSWERED = "no answer so far"
+from mamlkit.page.checks import NO_ANSWER
+from mamlkit.page.drawn import NARROW
+
+CLAIM = "✓ "
+SOLVED = re.compile(r"✓ ex-[\w-]+: solved")
+WAITING = re.compile(r"… ex-[\w-]+: not yet \((.*)\)")
 PICTURE = re.compile(r'<img [^>]*?src="([^"]*_images/([^"/]+)\.png)"[^>]*>')
-TWIN = b"naRw"  # mamlkit.page.drawn keeps the narrow twin of a picture in this chunk
-OURS = (TWIN, b"zTXt")
+OURS = (NARROW, b"zTXt")  # chunks of a stored picture: its narrow twin, its words
 
 
 class TellCells(SphinxPostTransform):
@@ -87,7 +86,7 @@ def gather(output: nodes.Element, code: nodes.Element | None) -> bool:
             waiting = WAITING.fullmatch(line)
             if not waiting:
                 new.append(raw(f'<p class="claim">{escape(line)}</p>'))
-            elif waiting[1] != UNANSWERED:
+            elif waiting[1] != NO_ANSWER:
                 new.append(raw(f'<p class="waiting">{escape(line)}</p>'))
         block.parent.replace(block, new or [nodes.comment()])
     return moved
@@ -121,7 +120,7 @@ def offer_narrow(app, pagename, templatename, context, doctree) -> None:
 
     def both(image: re.Match) -> str:
         source = sources.get(image[2])
-        twins = [data for kind, data, _ in chunks(source.read_bytes()) if kind == TWIN] if source else []
+        twins = [data for kind, data, _ in chunks(source.read_bytes()) if kind == NARROW] if source else []
         if not twins:
             return image[0]
         folder = Path(app.outdir, app.builder.imagedir)

@@ -14,6 +14,8 @@ import torch
 
 __all__ = ["chosen", "claim", "close", "exercise", "judged"]
 
+NO_ANSWER = "no answer so far"
+
 
 def claim(sentence: str, condition: object) -> None:
     """Print `✓ sentence` where `condition` is true; where it is false the sentence is the error.
@@ -60,12 +62,12 @@ def exercise(label: str, condition: Callable[[], object]) -> None:
         raise TypeError(f"{label} has the condition {condition!r}; write exercise({label!r}, lambda: ...)")
     try:
         outcome = condition()
-        if isinstance(outcome, str) and outcome.strip():
+        if outcome is None:
+            reason = NO_ANSWER
+        elif isinstance(outcome, str) and outcome.strip():
             reason = outcome.strip()
         else:
-            reason = (
-                "no answer so far" if outcome is None else "" if _truth(outcome) else "the check is false"
-            )
+            reason = "" if _truth(outcome) else "the check is false"
     except Exception as error:  # whatever the reader's code raises is the reason
         reason = _reason(error)
     print(f"… {label}: not yet ({reason})" if reason else f"✓ {label}: solved")
@@ -160,7 +162,7 @@ def _truth(condition: object) -> bool:
 def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, NotImplementedError) and not lines:
-        return "no answer so far"
+        return NO_ANSWER
     # Addresses and endless messages differ from run to run, and the reason is stored on the page.
     text = re.sub(r"0x[0-9a-fA-F]+", "0x…", lines[0]) if lines else ""
     text = text if len(text) <= 100 else text[:99] + "…"

@@ -49,7 +49,7 @@ def picture(figure: Figure) -> str:
     )
     text = json.dumps(content(figure), separators=(",", ":")).encode()  # ASCII, whatever the titles hold
     words = _chunk(b"zTXt", KEYWORD.encode() + b"\0\0" + zlib.compress(text, 9))
-    twin = _chunk(NARROW, narrow_picture(figure))
+    twin = _chunk(NARROW, narrow) if (narrow := narrow_picture(figure)) else b""
     end = 33  # the signature and the header
     return base64.b64encode(png[:end] + words + twin + png[end:]).decode()
 

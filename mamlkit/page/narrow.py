@@ -7,10 +7,12 @@ figure's words in another). The site takes it out and lets the browser choose.
 from __future__ import annotations
 
 import io
+import pickle
 import re
 from collections.abc import Iterator
 from typing import Any
 
+import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
@@ -29,10 +31,16 @@ SMALLEST = 8.0  # points: 10 pixels on that phone
 
 
 def narrow_picture(figure: Figure) -> bytes:
-    """The figure, laid out for a phone, as a PNG of at most 256 colours. The figure stays so."""
-    lay_out(figure)
+    """A copy of the figure, laid out for a phone, as a PNG of at most 256 colours; nothing (`b""`) where it can't be copied,
+    as a figure with a function of the reader's own on an axis can't."""
+    try:
+        twin: Figure = pickle.loads(pickle.dumps(figure))  # the way that matplotlib offers; bytes of our own
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return b""
+    plt.close(twin)  # no figure of the notebook's
+    lay_out(twin)
     whole, small = io.BytesIO(), io.BytesIO()
-    figure.savefig(whole, format="png", dpi=DPI, metadata={"Software": None})
+    twin.savefig(whole, format="png", dpi=DPI, metadata={"Software": None})
     colours = Image.open(whole).convert("RGB").quantize(256, dither=Image.Dither.NONE)
     colours.save(small, format="png", optimize=True)
     return small.getvalue()
@@ -58,8 +66,7 @@ def lay_out(figure: Figure) -> None:
             _stack(figure, places, across)
         tall = 1.7 if across == 2 else max((1.2 if bare else 0.85) * height / rows, 2.2)
         rows = -(-len(panels) // across)
-    if not pictures:  # names of rows need a line each
-        tall = max(tall, *(0.17 * _name_lines(ax) + 0.7 for ax in panels)) if panels else tall
+        tall = max([tall, *(0.17 * _name_lines(ax) + 0.7 for ax in panels)])
     for text in figure.findobj(Text):
         text.set_fontsize(max(SMALLEST, min(float(text.get_fontsize()), 10.5)))
     for text in (text for ax in figure.axes for text in ax.texts):

@@ -6,6 +6,9 @@ import html
 import re
 from collections.abc import Iterable, Sequence
 
+import numpy as np
+from torch import Tensor
+
 __all__ = ["Table", "table"]
 
 NUMERIC = re.compile(r"[-+−±<>≈~]?\s?\d[\d.,\s±×%e+−-]*\s?\w{0,4}|[–✓✗·]?")
@@ -79,7 +82,7 @@ def table(rows: Iterable[Sequence[object]], *, columns: Sequence[str]) -> Table:
 def _words(cell: object) -> str:
     if isinstance(cell, bool):
         return "✓" if cell else "·"
-    if type(cell).__name__ in ("float", "float64", "float32", "Tensor"):
+    if isinstance(cell, float | np.floating | Tensor):
         raise TypeError(
             f"a cell is the bare number {cell!r}; say how many digits hold, as in f'{{value:.2f}}'"
         )
