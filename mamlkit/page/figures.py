@@ -61,6 +61,7 @@ LOOK: dict[str, dict[str, Any]] = _Looks(
     maml=_line("blue", linewidth=2.4),
     fomaml=_line("sky", _DASHES),
     imaml=_line("sky", _DASH_DOT),
+    hessian_free=_line("sky", _DOTS),
     reptile=_line("purple"),
     # part of the network, or more than an initialisation
     anil=_line("green"),
