@@ -7,7 +7,6 @@ that a zip file keeps of each part, so a damaged checkpoint is refused and never
 from __future__ import annotations
 
 import copy
-import inspect
 import io
 import json
 import math
@@ -89,7 +88,7 @@ def _recipe(value: Any, depth: int = 8) -> Any:
     if isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta:
         data = value.detach().cpu().flatten().view(torch.uint8).numpy().tobytes()
         return f"tensor {sha256(data).hexdigest()[:12]}"
-    parts = _parts(inspect.unwrap(value) if callable(value) else value) if depth else {}
+    parts = _parts(value) if depth else {}
     if not parts:
         return getattr(value, "__qualname__", type(value).__qualname__)
     return {name: _recipe(part, depth - 1) for name, part in parts.items()}
