@@ -6,13 +6,14 @@ import base64
 import io
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from matplotlib.text import Text
 from PIL import Image
 
 from mamlkit.page import figures
 from mamlkit.page.drawn import NARROW, picture
-from mamlkit.page.narrow import lay_out, wrapped
+from mamlkit.page.narrow import DPI, lay_out, narrow_picture, wrapped
 
 
 @pytest.fixture(autouse=True)
@@ -100,6 +101,18 @@ def test_a_figure_that_is_shown_twice_is_shown_twice_alike():
     assert picture(figure) == picture(figure)
     assert tuple(figure.get_size_inches()) == before
     assert plt.get_fignums() == [figure.number], "the copy is no figure of the notebook's"
+
+
+def test_the_copy_is_laid_out_as_the_figure_itself_would_be():
+    figure, _ = two_panels()
+    copied = Image.open(io.BytesIO(narrow_picture(figure))).convert("L")
+
+    lay_out(figure)
+    figure.savefig(drawn := io.BytesIO(), format="png", dpi=DPI)
+
+    itself = Image.open(drawn).convert("L")
+    assert copied.size == itself.size
+    assert np.abs(np.asarray(copied, float) - np.asarray(itself, float)).mean() < 1
 
 
 def test_a_figure_that_cannot_be_copied_is_shown_without_a_twin():

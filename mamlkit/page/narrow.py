@@ -14,6 +14,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.legend import Legend
@@ -37,7 +38,8 @@ def narrow_picture(figure: Figure) -> bytes:
         twin: Figure = pickle.loads(pickle.dumps(figure))  # the way that matplotlib offers; bytes of our own
     except (pickle.PicklingError, AttributeError, TypeError):
         return b""
-    plt.close(twin)  # no figure of the notebook's
+    plt.close(twin)  # no figure of the notebook's; it loses its canvas, without which nothing is laid out
+    FigureCanvasAgg(twin)
     lay_out(twin)
     whole, small = io.BytesIO(), io.BytesIO()
     twin.savefig(whole, format="png", dpi=DPI, metadata={"Software": None})
