@@ -62,3 +62,21 @@ def test_the_mean_loss_keeps_as_much_of_the_start_with_two_examples_as_with_fift
 
     assert torch.allclose(*kept, atol=1e-12)
     assert (due[0] > 10 * due[1]).all()
+
+
+@pytest.mark.parametrize("K", [1, 3, 10])
+def test_without_overshooting_the_inner_loop_is_a_posterior_mean_under_some_prior_of_its_own(K):
+    generator = torch.Generator().manual_seed(K)
+    X, y, theta = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in ((9, 3), (9,), (3,))
+    )
+    s, Q = torch.linalg.eigh(X.mT @ X)
+    alpha = 0.4 * 9 / (2 * s.max().item())  # 2 * alpha * s / n stays below 1
+    kept = (1 - 2 * alpha * s / 9) ** K
+    prior_precision = Q @ torch.diag(s / SIGMA**2 * kept / (1 - kept)) @ Q.mT
+    assert (torch.linalg.eigvalsh(prior_precision) > 0).all()
+
+    held = X.mT @ X / SIGMA**2 + prior_precision
+    mean = theta + torch.linalg.solve(held, X.mT @ (y - X @ theta) / SIGMA**2)
+
+    assert torch.allclose(steps(X, y, theta, alpha, K), mean, atol=1e-12)
