@@ -67,6 +67,18 @@ def test_a_legend_stands_below_its_axes_and_covers_nothing():
     assert right.get_legend().get_window_extent().y1 <= right.get_window_extent().y0
 
 
+@pytest.mark.parametrize("at", [(0, 0), (1, 0), (0, 1), (1, 1)])
+def test_no_edge_of_the_phone_cuts_a_label(at):
+    figure, ax = plt.subplots()
+    ax.set_axis_off()
+    label = ax.text(*at, "words that wrap into several lines on a phone", va="center", transform=ax.transAxes)
+    lay_out(figure)
+
+    box, edge = label.get_window_extent(), figure.bbox
+    assert edge.x0 < box.x0 < box.x1 < edge.x1
+    assert edge.y0 < box.y0 < box.y1 < edge.y1
+
+
 def test_a_grid_of_bare_pictures_keeps_its_shape():
     figure, axes = plt.subplots(2, 5)
     for ax in axes.flat:

@@ -94,7 +94,7 @@ def lay_out(figure: Figure) -> None:
     for ax in panels:
         _begin_left(ax, across)
     for text in (text for ax in figure.axes for text in ax.texts):
-        _keep_inside(text, figure.bbox.x0 + 4, figure.bbox.x1 - 4, points=72 / figure.dpi)
+        _keep_inside(text, figure)
 
 
 def _names(ax: Axes) -> list[str]:
@@ -160,19 +160,20 @@ def _begin_left(ax: Axes, across: int) -> None:
         ax._left_title.set_x((start - box.x0) / box.width)  # type: ignore[attr-defined]
 
 
-def _keep_inside(text: Text, low: float, high: float, points: float) -> None:
-    """Move a label that the edge would cut."""
-    box = text.get_window_extent()
-    shift = min(high - box.x1, 0) or max(low - box.x0, 0)
-    if not shift or not text.get_text().strip():
+def _keep_inside(text: Text, figure: Figure) -> None:
+    """Move a label that an edge of the figure would cut."""
+    box, edge = text.get_window_extent(), figure.bbox.padded(-4)
+    right = min(edge.x1 - box.x1, 0) or max(edge.x0 - box.x0, 0)
+    up = min(edge.y1 - box.y1, 0) or max(edge.y0 - box.y0, 0)
+    if not (right or up) or not text.get_text().strip():
         return
     if isinstance(text, Annotation) and text.anncoords == "offset points":
-        text.xyann = (text.xyann[0] + shift * points, text.xyann[1])
+        points = 72 / figure.dpi
+        text.xyann = (text.xyann[0] + right * points, text.xyann[1] + up * points)
     elif not isinstance(text, Annotation):
         to_screen = text.get_transform()
         x, y = to_screen.transform(text.get_unitless_position())
-        left, up = to_screen.inverted().transform((x + shift, y))
-        text.set_position((left, up))
+        text.set_position(tuple(to_screen.inverted().transform((x + right, y + up))))
 
 
 def _stack(figure: Figure, specs: dict[Axes, SubplotSpec], across: int) -> None:
