@@ -30,3 +30,15 @@ def alike(ours: Params, theirs: Params, *, rtol: float = 1e-12, atol: float = 1e
     return ours.keys() == theirs.keys() and all(
         torch.allclose(ours[name], theirs[name], rtol=rtol, atol=atol) for name in theirs
     )
+
+
+def classification(
+    sizes=(3, 6, 4, 3), *, n_tasks: int = 3, k_shot: int = 2
+) -> tuple[nn.Module, Params, Task]:
+    """An MLP, its parameters, and tasks of noise with as many classes as it has outputs; the support set is sorted by class."""
+    model = mlp(sizes).double()
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    params = {name: 0.7 * draw(p.shape) for name, p in initial_params(model).items()}
+    y = torch.arange(sizes[-1]).repeat_interleave(k_shot)
+    support, query = (Batch(draw(n_tasks, len(y), sizes[0]), y.repeat(n_tasks, 1)) for _ in range(2))
+    return model, params, Task(support, query)

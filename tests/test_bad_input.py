@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from mamlkit import gradients, intervals, meta, models, sampling, training
-from mamlkit.algorithms import imaml, maml, reptile
+from mamlkit.algorithms import imaml, maml, protonet, reptile, ridge
 from mamlkit.data import image_sets
 from mamlkit.page import checks, figures, records
 from mamlkit.tasks import Batch, Task
@@ -97,15 +97,19 @@ def inputs() -> dict[str, object]:
     tasks = Task(batch(6), batch(3))
     task = Task(*(Batch(b.x[0], b.y[0]) for b in tasks))
     adapt = partial(maml.adapt, model, inner_lr=0.1, inner_steps=1)
+    regression = ridge.initial_params(model)
     vector = {"a": torch.rand(3), "b": torch.rand(2, 2)}
     return {"model": model, "params": params, "tasks": tasks, "task": task, "support": task.support, "batch": task.support,
         "adapt": adapt,
             "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
         "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
-            "vector": vector, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
+            "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
 
 
 INNER = {"inner_lr": RATE, "inner_steps": NOT_WHOLE[1:], "params": PARAMS, "support": BATCH, "model": MODULE}
+SOLVED = {
+    k: v for k, v in BATCH.items() if k != "x double"
+}  # a head in closed form has its features' precision
 CHUNK = NOT_WHOLE[:4] + NOT_WHOLE[5:]
 # function, its good arguments, the bad values of each argument (a list, or named changes of the good one)
 CALLS = [
@@ -117,6 +121,11 @@ CALLS = [
     (imaml.task_loss, "model adapt params task", {"strength": 1.0, "cg_steps": 2}, {"strength": [0, *RATE],
         "cg_steps": NOT_WHOLE, "adapt": FUNCTION}),
     (reptile.task_loss, "model adapt params task", {}, {"adapt": FUNCTION, "task": ["tasks"]}),
+    (protonet.adapt, "model params support", {}, {"model": MODULE, "support": SOLVED,
+        "params": {k: PARAMS[k] for k in ("None", "list", "empty", "numpy", "unknown name")}}),
+    (ridge.adapt, "model support", {"params": "ridge"}, {"model": MODULE, "support": SOLVED,
+        "params": {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")}}),
+    (ridge.initial_params, "model", {}, {"model": MODULE, "strength": [0, *RATE], "scale": [NAN, INF, "2", None]}),
     (meta.predict, "model params x", {}, {"model": MODULE, "params": {k: v for k, v in PARAMS.items() if k != "shape"},
         "x": {**TENSOR, "double": lambda x: x.double(), "wide": lambda x: x.repeat(1, 1, 2, 2)}}),
     (meta.batch_loss, "model params batch", {}, {"batch": BATCH, "params": PARAMS}),
