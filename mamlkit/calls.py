@@ -96,7 +96,7 @@ def _check_params(name: str, value: Params) -> None:
         _check_tensor(f"{name}[{key!r}]", tensor)
 
 
-LEAST = {"inner_lr": 0.0, "strength": math.nextafter(0, 1)}
+LEAST = {"inner_lr": 0.0, "finetune_lr": 0.0, "strength": math.nextafter(0, 1)}
 
 
 def _check_number(name: str, value: object) -> None:
@@ -105,7 +105,7 @@ def _check_number(name: str, value: object) -> None:
     least = LEAST.get(name, -math.inf)
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not (number and least <= value < math.inf and value > -math.inf):  # type: ignore[operator]
-        limit = {"inner_lr": " of at least 0", "strength": " above 0"}.get(name, "")
+        limit = {0.0: " of at least 0", -math.inf: ""}.get(least, " above 0")
         raise ValueError(f"{name}={value!r}, but it must be a finite number{limit}")
 
 
@@ -125,7 +125,7 @@ def _check_each(rule: Rule, n: int | None = None) -> Rule:
 
 
 def _check_count(name: str, value: Any) -> None:
-    check_counts(0 if name == "inner_steps" else 1, **{name: value})
+    check_counts(0 if name in ("inner_steps", "finetune_steps") else 1, **{name: value})
 
 
 def _check_alike(name: str, vector: Params, other_name: str, other: Params) -> None:
@@ -141,6 +141,9 @@ _check_function = _check_kind(Callable, "give a function")  # type: ignore[arg-t
 RULES: dict[str, Rule] = {
     "nn.Module": _check_kind(nn.Module, "give a torch.nn.Module"),
     "torch.Generator": _check_kind(torch.Generator, "give torch.Generator().manual_seed(0)"),
+    "torch.Generator | None": lambda name, value: (
+        None if value is None else RULES["torch.Generator"](name, value)
+    ),
     "torch.dtype": _check_kind(torch.dtype, "give torch.float32 or torch.float64"),
     "str": _check_kind(str, "it must be text, a str"),
     "str | tuple[str, ...]": _check_kind((str, tuple), "it must be text, a str, or a tuple of such"),

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from mamlkit import gradients, intervals, meta, models, sampling, training
 from mamlkit.algorithms import imaml, maml, protonet, reptile, ridge
+from mamlkit.algorithms import cavia, imaml, learned_optimiser, leo, maml, reptile
 from mamlkit.data import image_sets
 from mamlkit.page import checks, figures, records
 from mamlkit.tasks import Batch, Task
@@ -106,6 +107,9 @@ def inputs() -> dict[str, object]:
             "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
 
 
+CONTEXT = cavia.Context(models.mlp([6, 4, 3]), 2)
+LEO = leo.initial_params(models.Network(nn.Flatten(), nn.Linear(4, 3)), latent=2)
+LSTM = learned_optimiser.initial_params(models.Network(nn.Flatten(), nn.Linear(4, 3)), hidden=2)
 INNER = {"inner_lr": RATE, "inner_steps": NOT_WHOLE[1:], "params": PARAMS, "support": BATCH, "model": MODULE}
 SOLVED = {
     k: v for k, v in BATCH.items() if k != "x double"
@@ -126,6 +130,23 @@ CALLS = [
     (ridge.adapt, "model support", {"params": "ridge"}, {"model": MODULE, "support": SOLVED,
         "params": {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")}}),
     (ridge.initial_params, "model", {}, {"model": MODULE, "strength": [0, *RATE], "scale": [NAN, INF, "2", None]}),
+    (cavia.adapt, "support", {"model": CONTEXT, "params": models.initial_params(CONTEXT), "inner_lr": 0.1, "inner_steps": 1},
+        {**INNER, "model": {**MODULE, "no context": lambda m: m.network}, "loss": FUNCTION,
+        "params": {k: v for k, v in PARAMS.items() if k != "double"}}),
+    (leo.adapt, "model support", {"params": LEO, "inner_lr": 0.1, "inner_steps": 1}, {**INNER, "finetune_lr": RATE,
+        "params": {**{k: v for k, v in PARAMS.items() if k != "unknown name"}, "decoder missing": lambda p: {k: t for k, t in
+        p.items() if k != "decoder.weight"}}, "finetune_steps": NOT_WHOLE[1:], "generator": [0, torch.Generator],
+        "model": {**MODULE, "no head": lambda m: m.head}, "loss": FUNCTION}),
+    (leo.task_loss, "model task", {"params": LEO, "inner_lr": 0.1, "inner_steps": 1}, {"task": TASK, "inner_lr": RATE,
+        "inner_steps": NOT_WHOLE[1:],
+        **{f"{name}_weight": [NAN, INF, "0.1", None] for name in ("kl", "encoder", "orthogonality")}}),
+    (leo.initial_params, "model", {}, {"latent": NOT_WHOLE, "model": {**MODULE, "no head": lambda m: m.head}}),
+    (learned_optimiser.adapt, "model support", {"params": LSTM, "inner_lr": 0.1, "inner_steps": 1}, {**INNER, "only": ["neck",
+        3, None], "params": {**{k: v for k, v in PARAMS.items() if k != "unknown name"}, "model.neck": lambda p: {**p,
+        "model.neck": torch.ones(1)}, "lstm. missing": lambda p: {k: t for k, t in p.items() if k[:5] == "model"}}}),
+    (learned_optimiser.path, "model support", {"params": LSTM, "inner_lr": 0.1, "inner_steps": 1}, {"inner_lr": RATE,
+        "inner_steps": NOT_WHOLE[1:], "loss": FUNCTION}),
+    (learned_optimiser.initial_params, "model", {}, {"hidden": NOT_WHOLE, "layers": NOT_WHOLE, "model": MODULE}),
     (meta.predict, "model params x", {}, {"model": MODULE, "params": {k: v for k, v in PARAMS.items() if k != "shape"},
         "x": {**TENSOR, "double": lambda x: x.double(), "wide": lambda x: x.repeat(1, 1, 2, 2)}}),
     (meta.batch_loss, "model params batch", {}, {"batch": BATCH, "params": PARAMS}),
