@@ -153,12 +153,14 @@ RULES: dict[str, Rule] = {
     "int": _check_count,
     "int | None": lambda name, value: None if value is None else _check_count(name, value),
     "float": _check_number,
+    "float | None": lambda name, value: None if value is None else _check_number(name, value),
     "float | Tensor": _check_number,
     "float | Tensor | Params": _check_rate,
     "Sequence[int]": _check_each(_check_count),
+    "Sequence[float]": _check_each(_check_number),
     "tuple[float, float]": _check_each(_check_number, 2),
     "Callable": _check_function,
-    **dict.fromkeys(("Adapt", "TaskLoss", "Loss", "Metric"), _check_function),
+    **dict.fromkeys(("Adapt", "TaskLoss", "Loss", "Metric", "Trajectory"), _check_function),
 }
 
 

@@ -217,8 +217,10 @@ def read(path: Path, device: torch.device) -> dict[str, Any]:
 def _other_run(saved: dict[str, Any], run: Run, settings: str) -> str:
     there, here = (_leaves(json.loads(line)) for line in (saved["settings"], settings))
     unlike = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
-    if saved["step"] < len(run.losses):  # the order may rise on the way
-        unlike = [name for name in unlike if name.rpartition(".")[2] != "first_order"]
+    if saved["step"] < len(
+        run.losses
+    ):  # the order may rise on the way, and the share of the steps in the loss change
+        unlike = [name for name in unlike if not {"first_order", "step_weights"} & {*name.split(".")}]
     if unlike:
         pairs = [f"{name} {there.get(name)!r}, here {here.get(name)!r}" for name in unlike[:3]]
         return f"is of a run with other settings, {'; '.join(pairs)}"

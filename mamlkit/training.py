@@ -128,8 +128,8 @@ def meta_train(
         max_seconds: stop after so long, with the checkpoint written, which must have been asked for; of several processes as
             soon as it is over for one, in the same step for all. When it is over from the start, one step is made.
         config: what the run is, in values that JSON knows. A checkpoint made with another `config`, with another optimiser's
-            settings or with other settings in `task_loss` (those in a `partial` or a closure) is refused; but `first_order` may
-            change where steps are left, first order first say (Antoniou et al. 2019).
+            settings or with other settings in `task_loss` (those in a `partial` or a closure) is refused; but `first_order` and
+            `step_weights` may change where steps are left, first order first say (Antoniou et al. 2019).
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:

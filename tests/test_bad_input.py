@@ -20,11 +20,22 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from mamlkit import gradients, intervals, meta, models, sampling, training
-from mamlkit.algorithms import imaml, maml, protonet, reptile, ridge
-from mamlkit.algorithms import cavia, imaml, learned_optimiser, leo, maml, reptile
+from mamlkit.algorithms import (
+    cavia,
+    imaml,
+    learned_optimiser,
+    leo,
+    maml,
+    mamlpp,
+    meta_curvature,
+    meta_sgd,
+    protonet,
+    reptile,
+    ridge,
+)
 from mamlkit.data import image_sets
 from mamlkit.page import checks, figures, records
-from mamlkit.tasks import Batch, Task
+from mamlkit.tasks import Batch, Task, part
 
 NAN, INF = math.nan, math.inf
 NOT_WHOLE = [0, -1, 1.5, "3", None, NAN, True]
@@ -100,11 +111,17 @@ def inputs() -> dict[str, object]:
     adapt = partial(maml.adapt, model, inner_lr=0.1, inner_steps=1)
     regression = ridge.initial_params(model)
     vector = {"a": torch.rand(3), "b": torch.rand(2, 2)}
+    normed = models.mlp([4, 3, 3], batch_norm=True)
+    beside = {"rates": meta_sgd.initial_params(model, inner_lr=0.1), "matrices": meta_curvature.initial_params(model),
+        "two steps": mamlpp.initial_params(model, inner_steps=2, inner_lr=0.1),
+        "trajectory": partial(mamlpp.trajectory, model, inner_steps=2), "normed": normed,
+        "norms": mamlpp.initial_params(normed, inner_steps=2, inner_lr=0.1),
+        "normed trajectory": partial(mamlpp.trajectory, normed, inner_steps=2)}  # fmt: skip
     return {"model": model, "params": params, "tasks": tasks, "task": task, "support": task.support, "batch": task.support,
         "adapt": adapt,
             "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
         "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
-            "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2)}  # fmt: skip
+        "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2), **beside}  # fmt: skip
 
 
 CONTEXT = cavia.Context(models.mlp([6, 4, 3]), 2)
@@ -115,6 +132,10 @@ SOLVED = {
     k: v for k, v in BATCH.items() if k != "x double"
 }  # a head in closed form has its features' precision
 CHUNK = NOT_WHOLE[:4] + NOT_WHOLE[5:]
+LEARNED = {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")} | {
+    "params of the model": lambda p: part(p, "model.")
+}
+LEARNING = {"params": LEARNED, "inner_steps": NOT_WHOLE[1:], "support": BATCH, "model": MODULE}
 # function, its good arguments, the bad values of each argument (a list, or named changes of the good one)
 CALLS = [
     (maml.adapt, "model params support", {"inner_lr": 0.1, "inner_steps": 1}, {**INNER, "only": ["neck", 3, None]}),
@@ -130,6 +151,27 @@ CALLS = [
     (ridge.adapt, "model support", {"params": "ridge"}, {"model": MODULE, "support": SOLVED,
         "params": {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")}}),
     (ridge.initial_params, "model", {}, {"model": MODULE, "strength": [0, *RATE], "scale": [NAN, INF, "2", None]}),
+    (meta_sgd.initial_params, "model", {"inner_lr": 0.1}, {"inner_lr": RATE, "model": MODULE}),
+    (meta_sgd.adapt, "model support", {"params": "rates"}, {**LEARNING, "only": ["neck", 3, None],
+        "params": {**LEARNED, "no rate.": lambda p: {k: t for k, t in p.items() if k != "rate.head.weight"}}}),
+    (meta_curvature.initial_params, "model", {}, {"model": MODULE}),
+    (meta_curvature.adapt, "model support", {"params": "matrices", "inner_lr": 0.1, "inner_steps": 1}, {**LEARNING,
+        "inner_lr": RATE}),
+    (mamlpp.initial_params, "model", {"inner_steps": 2, "inner_lr": 0.1}, {"model": MODULE, "inner_steps": NOT_WHOLE,
+        "inner_lr": [v for v in RATE if v is not None]}),
+    (mamlpp.adapt, "model support", {"params": "two steps", "inner_steps": 1}, {**LEARNING, "inner_steps": [3,
+        *NOT_WHOLE[1:]], "inner_lr": [v for v in (0.1, *RATE) if v is not None], "only": ["neck", 3, None],
+        "params": {**LEARNED, "no rates": lambda p: {k: t for k, t in p.items() if k[:5] != "rate."}}}),
+    (mamlpp.trajectory, "model support", {"params": "two steps", "inner_steps": 1}, {**LEARNING, "inner_steps": [3]}),
+    (mamlpp.task_loss, "model trajectory task", {"params": "two steps", "step_weights": [0.5, 0.5]}, {"trajectory": FUNCTION,
+        "step_weights": [[], [1.0], [0.2] * 3, [0, 0], None, 1.0, ["1", 0], [NAN, 1], [INF, 1]]}),
+    (mamlpp.annealed_weights, "", {"meta_step": 0, "inner_steps": 2, "annealing_steps": 3}, {"meta_step": NOT_WHOLE[1:],
+        "inner_steps": NOT_WHOLE, "annealing_steps": NOT_WHOLE}),
+    (mamlpp.running_statistics, "tasks", {"model": "normed", "params": "norms", "trajectory": "normed trajectory"}, {
+        "trajectory": {**FUNCTION, "0 steps": lambda f: partial(f, inner_steps=0)},
+        "tasks": {k: STACK[k] for k in ("None", "support alone", "unstacked", "no examples", "other number")},
+        "model": {**MODULE, "model without": lambda m: m.head}}),
+    (mamlpp.with_running_statistics, "", {"model": "normed"}, {"model": MODULE}),
     (cavia.adapt, "support", {"model": CONTEXT, "params": models.initial_params(CONTEXT), "inner_lr": 0.1, "inner_steps": 1},
         {**INNER, "model": {**MODULE, "no context": lambda m: m.network}, "loss": FUNCTION,
         "params": {k: v for k, v in PARAMS.items() if k != "double"}}),
