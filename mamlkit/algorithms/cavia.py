@@ -10,7 +10,7 @@ So it is MAML with `only=` the context, begun at zero. Read by the first layer, 
 the gradient multiplied by C C'; at C = 0 nothing moves and C has no gradient, so C must not start there.
 
 Differs from the paper: `Film` scales by 1 + gamma instead of gamma and has no bias, since the batch norm before it has one; so a
-zero context leaves every network as it was.
+zero context leaves every network as it was. Each `Film` has a context of its own, where the authors' code has one for all layers.
 """
 
 from __future__ import annotations

@@ -12,14 +12,16 @@ m is an LSTM of two layers and a linear output; i, f, o are gates, s the sigmoid
 
 A gradient v comes to it as two numbers (appendix A, p = 10), for gradients differ by orders of magnitude:
 
-    (log|v| / p, sign v)  where |v| >= exp(-p),    (-1, exp(p) * v)  elsewhere
+    (log(abs v) / p, sign v)  where abs v >= exp(-p),    (-1, exp(p) * v)  elsewhere
 
 Like the paper, `first_order=True` takes the gradients as constants: their own dependence on psi is left out of the meta-gradient,
 and with it every second derivative.
 
 Differs from the paper: with `query_loss` the loss after the last step alone is lowered, on the query set; the paper sums the
-loss over all steps (`path` has them); all K steps are differentiated, where the paper cuts the graph every 20; and the start
-theta may be learned too.
+loss over all steps (`path` has them). Every step reads the gradient of the whole support set, where the paper draws a mini-batch
+anew. The start theta is one for all tasks and may be learned too, where the paper draws one for each run. All K steps are
+differentiated, where the paper cuts the graph every 20; and all gradients are preprocessed, where the paper leaves those of its
+quadratics as they are. One m moves all layers; for convolutional networks the paper has a second one for their linear layers.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ P = 10.0
 def initial_params(model: nn.Module, *, hidden: int = 20, layers: int = 2) -> Params:
     """The model's parameters under `model.` and an LSTM's, drawn as torch draws them, under `lstm.`.
 
-    Give the meta-optimiser only those under `lstm.` to leave the start as it is, as the paper does.
+    Give the meta-optimiser only those under `lstm.` to leave the start as it is; the paper draws it anew for each run.
 
     Raises:
         ValueError: `hidden` or `layers` below 1, or a model without parameters.

@@ -14,14 +14,16 @@ Across tasks the body, E, r and D learn from (equations 7 and 8; z' is the code 
 
     L_query(w) + beta * KL(N(mu, sigma^2) || N(0, 1)) + gamma * norm(constant(z') - z)^2 + lambda * mean((C - I)^2)
 
-where C holds the cosines between the columns of D. Without noise, w = D z moves by -alpha * D D' grad_w L: gradient descent on
-the head, preconditioned.
+where C holds the cosines between the columns of D. Without noise, w = D z, by the half of D that makes m, moves by
+-alpha * D D' grad_w L: gradient descent on the head, preconditioned.
 
-Differs from the paper: the body may learn along, where the paper's features are fixed. The KL is its closed form, a sum over the
-numbers of a code and a mean over classes, as is the encoder's penalty; the authors' code takes one sample, and means. The last
-penalty is a mean of squares, as in that code. Its standard deviation exp(u) - 1 + offset, cut at 0, is exp(u) for a code here and
-exp(u) * sqrt(2 / (features + N)) for the head. It gives each example a classifier of its own and takes the mean; here a class has
-one. Weight decay of the meta-optimiser is the paper's lambda_1; dropout and learned rates are left to the caller.
+Differs from the paper: the body may learn along, where the paper's features are fixed. The support loss is a mean over examples,
+where the authors' code sums over classes: its alpha and alpha' count N times. The KL is its closed form, a sum over the numbers
+of a code and a mean over classes, as is the encoder's penalty; that code takes one sample, and means, so its beta and gamma are
+`latent` times ours. The last penalty is a mean of squares, as in that code. Its standard deviation exp(u) - 1 + offset, cut at 0,
+is exp(u) for a code here and exp(u) * sqrt(2 / (features + N)) for the head. It gives each example a classifier of its own and
+takes the mean; here a class has one. It draws the matrices by Glorot's rule, here torch does. Weight decay of the meta-optimiser
+is left to the caller, and so are dropout and learned rates.
 """
 
 from __future__ import annotations
@@ -133,9 +135,9 @@ def adapt(
         model: a `Network` with a linear head; a bias in that is 0 and stays so.
         params: as `initial_params` of this module makes them; other names in it, learned rates say, do no harm.
         support: `x` of shape `(n, ...)`, `y` of shape `(n,)` integer.
-        inner_lr: alpha, of the codes; a tensor if it is learned. The authors' code starts it at 1.
+        inner_lr: alpha, of the codes; a tensor if it is learned. The authors' code starts it at 1, which is N here.
         inner_steps: K >= 0; 5 in the authors' code.
-        finetune_lr: alpha', of the head; 0.001 in the authors' code.
+        finetune_lr: alpha', of the head; 0.001 in the authors' code, which is 0.001 * N here.
         finetune_steps: K' >= 0; 5 in the authors' code.
         loss: what the steps lower, `(model.head, its params, Batch(features, y)) -> scalar`: features are computed once.
         first_order: take the inner gradients as constants.
@@ -235,8 +237,9 @@ def task_loss(
     """The query loss after adaptation and the penalties, a scalar; without them it is `query_loss` with `adapt`.
 
     Args:
-        kl_weight: beta, of the codes' distance from N(0, 1).
-        encoder_weight: gamma, of the squared way from a code to where its steps end, which is taken as a constant.
+        kl_weight: beta, of the codes' distance from N(0, 1); the authors' 0.001 is 0.001 / latent here.
+        encoder_weight: gamma, of the squared way from a code to where its steps end, which is taken as a constant; the authors'
+            1e-9 is 1e-9 / latent here.
         orthogonality_weight: lambda_2, of the cosines between the decoder's columns.
         settings: those of `adapt`.
 

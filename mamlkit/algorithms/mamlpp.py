@@ -10,7 +10,7 @@ of its own, s_k, and a share v_k of the meta-loss:
 - *batch norm by step*: `initial_params(per_step_norm=True)` puts `step.NAME` there, which the inner loop does not move.
 - *statistics by step*: `running_statistics` measures them and `with_running_statistics` uses them; else it is the batch's own.
 - *multi-step loss*: `task_loss` with `step_weights=annealed_weights(...)`; else `query_loss` of `adapt`.
-- *derivative order*: `first_order=True` at first, then `False`.
+- *derivative order*: `first_order=True` at first, in the paper for 50 epochs, then `False`.
 - *cosine schedule*: torch's `CosineAnnealingLR(optimizer, T_max=meta_steps, eta_min=low * lr)` in a loop of `meta_step`, and for
   `meta_train` its formula, `schedule=lambda step: low + (1 - low) * (1 + math.cos(math.pi * step / meta_steps)) / 2`.
 
@@ -23,7 +23,8 @@ What changes on the way, weights and order, is changed between calls of `meta_tr
 
 Differs from the paper, beside which the authors' code is read: a rate belongs to a tensor, weight or bias, as in that code, where
 the text says layer. That code keeps averages of each step's statistics but always normalises by those of the batch, so they have
-no effect; here they have one where they are asked for, and are plain means over tasks, taken after training.
+no effect; here they have one where they are asked for, and are plain means over tasks, taken after training. Its cosine falls
+once an epoch, the one above at every meta-step.
 """
 
 from __future__ import annotations
@@ -238,7 +239,7 @@ def running_statistics(
     Args:
         trajectory: `(params, support) -> [phi_0, ..., phi_K]`, K >= 1, that of the same model.
         params: as `initial_params` of this module makes them, trained.
-        tasks: a stack or a list of training tasks of `Batch`es.
+        tasks: a stack or a list of training tasks, each with a `Batch` of each kind.
 
     To use them: `fixed = with_running_statistics(model)`, then `evaluate(fixed, partial(adapt, fixed, ...), params | statistics,
     ...)`. They are no parameters, and torch refuses to differentiate by them: a `task_loss` that is to train with them adds them

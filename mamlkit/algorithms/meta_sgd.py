@@ -4,13 +4,12 @@ MAML in which every weight has a rate of its own, learned together with the init
 
     phi = theta - alpha * grad L_support(theta),    (theta, alpha) <- (theta, alpha) - beta * grad mean over tasks of L_query(phi)
 
-After one step the meta-gradient for a rate is minus the product of two slopes, that of the support loss at theta and that of the
-query loss at phi; a rate that tasks don't agree on shrinks, and may become negative. A mask over the rates, zeros that are not
-learned, is what `only=` does: the head alone is ANIL (Raghu et al. 2020), all but the head BOIL (Oh et al. 2021). The rates ride
-in `params` as `rate.NAME` beside the weights `model.NAME`.
+After one step the meta-gradient for a rate is minus the product of two slopes, that of the support loss at theta and that of
+the query loss at phi: a rate grows where the two agree over tasks, and shrinks, even below 0, where query sets contradict
+support sets. A mask over the rates, zeros that are not learned, is what `only=` does: the head alone is ANIL (Raghu et al.
+2020), all but the head BOIL (Oh et al. 2021). The rates ride in `params` as `rate.NAME` beside the weights `model.NAME`.
 
-Differs from the paper: all rates start at one number that is given, where it draws them, and there may be more steps than one,
-which share the rates.
+Differs from the paper: all rates start at one number that is given, and there may be more steps than one, which share the rates.
 """
 
 from __future__ import annotations

@@ -12,13 +12,14 @@ is a linear head (section 2.4)
 which `adapt` writes into a `Network`, in one step and without a rate. The prototypes stay in the graph, so that the meta-gradient
 reaches the body through the support set too.
 
-*Proto-MAML* (Triantafillou et al., ICLR 2020, arXiv:1903.03096, section 3) is `maml.adapt` from there, in one line:
+*Proto-MAML* (Triantafillou et al., ICLR 2020, arXiv:1903.03096) is `maml.adapt` from there, in one line:
 
     maml.adapt(model, protonet.adapt(model, params, support), support, inner_lr=inner_lr, inner_steps=inner_steps)
 
-Differs from the paper: batch norm sees the support and the query set apart, as everywhere in the kit, and an episode has as many
-classes as the head has outputs. Theirs train on more classes than they test on; so does who gives `query_loss` and `evaluate` two
-`Network`s of one body, since only the size of the head counts here.
+Differs from the paper: batch norm sees the support and the query set apart, as everywhere in the kit, at meta-test too; the
+authors' code normalises both as one batch in training and by running averages in testing. An episode has as many classes as the
+head has outputs. Theirs train on more classes than they test on; so does who gives `query_loss` and `evaluate` two networks of
+one body, since only the size of the head counts here. Triantafillou et al. report Proto-MAML at first order, `first_order=True`.
 """
 
 from __future__ import annotations

@@ -8,10 +8,12 @@ The last form (Woodbury) solves a system of n examples instead of one of the man
 Across tasks the meta-gradient goes through the solution to the body, and to lambda, scale and shift, which ride in `params` as
 `ridge.log_strength`, `ridge.scale` and `ridge.shift`, beside the body's `model.body...`; the head is never learned.
 
-Differs from the paper: of the two forms we solve the one with the smaller system. At a small lambda the larger one is nearly
-singular, and in float32 the solution through it keeps no digit. Lambda is learned through its logarithm, which keeps it positive.
-Softmax doesn't see the shift: with cross-entropy its gradient is rounding, and whatever it drifts to is harmless; it is for real
-targets, which are taken as Y. Batch norm sees support and query apart, and any `Network` will do.
+Differs from the paper: of the two forms we solve the one with the smaller system, as the authors' code does. At a small lambda
+the larger one is nearly singular, and in float32 the solution through it keeps no digit. Lambda is learned through its
+logarithm, which keeps it positive. That code appends a 1 to the features for a bias, held like the weights, and divides Z and Y
+by the root of n, so that its lambda counts n-fold; here there is neither. Softmax doesn't see the shift: with cross-entropy its
+gradient is rounding, and whatever it drifts to is harmless; it is for real targets, which are taken as Y. Batch norm sees
+support and query apart, and any `Network` will do.
 """
 
 from __future__ import annotations
