@@ -18,12 +18,14 @@ import torch
 from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
+from mamlkit.meta import meta_gradient, query_loss
 from mamlkit.page import records
 
 EXPERIMENTS = Path(__file__).parents[1] / "book" / "experiments"
 BOOK = EXPERIMENTS.parent / "records"
 sys.path.insert(0, str(EXPERIMENTS))
 import engine  # noqa: E402
+import family  # noqa: E402
 import omniglot  # noqa: E402
 import scaling  # noqa: E402
 import sinusoids  # noqa: E402
@@ -142,6 +144,43 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
     assert len(metrics["message_ms_by_round"]["1 floats, 2 ranks"]) == 2
 
 
+def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
+    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3,), "k_query": 2}
+    race = family.Config(**{name: few[name] for name in few if hasattr(family.Config, name)})
+    monkeypatch.setattr(family, "RACES", {"glyphs-5w1s": race})
+    monkeypatch.setattr(
+        family, "LEARNERS", {name: family.LEARNERS[name] for name in ("MAML", "MAML++", "LEO")}
+    )
+    monkeypatch.setattr(family, "MOST_KNOBS", 3)
+    monkeypatch.setattr(family, "glyphs", made_up)
+    at = ("glyphs-5w1s", "--folder", tmp_path / "runs", "--records", tmp_path)
+
+    call(family, *at, "--only", "MAML", "LEO")
+    assert "still without a result: MAML++, pretrained" in capsys.readouterr().out
+    call(family, *at)
+    assert not re.search("^(MAML|LEO),", capsys.readouterr().out, re.MULTILINE)  # neither is run again
+    metrics = records.load(tmp_path / "family-glyphs-5w1s.json").metrics
+    assert metrics["learners"].keys() == (family.LEARNERS | family.TRANSFERS).keys()
+    for of in metrics["learners"].values():
+        assert [len(seed["accuracy"]) for seed in of["per_seed"]] == [5, 5]
+        assert of["chosen"] == max(of["trials"], key=lambda trial: trial["accuracy"])
+    call(family, *at)
+    assert "its record is there, skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", family.LEARNERS)
+def test_a_learner_of_the_race_has_a_gradient_for_all_that_it_uses(name):
+    config = family.Config(n_way=3, channels=2, k_query=2)
+    begin, knobs = family.LEARNERS[name]
+    torch.manual_seed(0)
+    learner = begin(config, knobs[1])
+    tasks = family.draw(made_up("meta-train").images, 2, config, torch.Generator().manual_seed(0))
+    loss = learner.loss(0) if learner.loss else partial(query_loss, learner.model, learner.adapt)
+    gradients = meta_gradient(loss, learner.params, tasks)[1]
+    heads_of_its_own = {"head.weight", "head.bias"} if name in ("ProtoNet", "Proto-MAML") else {"ridge.shift"}
+    assert {name for name, g in gradients.items() if g.norm() < 1e-6} <= heads_of_its_own
+
+
 @pytest.mark.parametrize(
     ("script", "arguments", "words"),
     [
@@ -203,6 +242,39 @@ def test_a_run_killed_again_and_again_ends_with_the_unbroken_ones_record(unbroke
     found, metrics = (records.load(at / RECORD).metrics for at in (tmp_path, unbroken))
     assert found.keys() == metrics.keys()
     assert all(found[name] == metrics[name] for name in metrics.keys() - {"train_seconds", "cost"})
+
+
+def inverted_test(split: str, **more) -> ImageClasses:
+    data = made_up(split, **more)
+    return data._replace(images=1 - data.images) if split == "meta-test" else data
+
+
+def test_the_number_of_test_steps_is_chosen_on_meta_validation_classes(tmp_path, monkeypatch):
+    at = tiny(tmp_path)
+
+    def one_step_there_and_two_on_meta_test(model, adapt, theta, tasks, **_):
+        n, best = (len(tasks.support.y), 1) if len(tasks.support.y) == TINY["n_validation_tasks"] else (5, 2)
+        return torch.full((n,), float(adapt.keywords["inner_steps"] == best))
+
+    monkeypatch.setattr(omniglot, "evaluate", one_step_there_and_two_on_meta_test)
+    omniglot.run(NAMES[0], at)
+    per_seed = records.load(tmp_path / RECORD).metrics["per_seed"]
+    assert [seed["test_steps"] for seed in per_seed] == [1, 1]
+
+
+def test_a_race_chooses_inside_its_grid_and_nothing_on_meta_test_classes(monkeypatch):
+    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3, 0.1), "k_query": 2}
+    race, raced = family.Config(**{n: few[n] for n in few if hasattr(family.Config, n)}), []
+    for data in (made_up, inverted_test):
+        monkeypatch.setattr(family, "glyphs", data)
+        raced.append(family.compete("ProtoNet", race))
+    of_trials = iter([0.5, 0.5, 0.4, 0.4, 0.3, 0.3, 0.6, 0.6, 0.5, 0.4, 0.0, 0.0])
+    monkeypatch.setattr(family, "evaluate", lambda *_, **__: torch.full((5,), next(of_trials)))
+    best_at_an_end_twice = family.compete("ProtoNet", race)
+    assert raced[0]["trials"] == raced[1]["trials"]
+    assert raced[0]["chosen"] == raced[1]["chosen"]
+    assert [s["accuracy"] for s in raced[0]["per_seed"]] != [s["accuracy"] for s in raced[1]["per_seed"]]
+    assert best_at_an_end_twice["chosen"]["knob"] == pytest.approx(1 / 3)
 
 
 def test_a_run_out_of_time_says_where_it_is_and_goes_on(tmp_path):
