@@ -219,7 +219,7 @@ def _other_run(saved: dict[str, Any], run: Run, settings: str) -> str:
     unlike = [name for name in sorted(there.keys() | here.keys()) if there.get(name) != here.get(name)]
     if saved["step"] < len(
         run.losses
-    ):  # the order may rise on the way, and the share of the steps in the loss change
+    ):  # on the way the order may rise and the steps' shares in the loss change
         unlike = [name for name in unlike if not {"first_order", "step_weights"} & {*name.split(".")}]
     if unlike:
         pairs = [f"{name} {there.get(name)!r}, here {here.get(name)!r}" for name in unlike[:3]]

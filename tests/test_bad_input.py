@@ -118,8 +118,7 @@ def inputs() -> dict[str, object]:
         "norms": mamlpp.initial_params(normed, inner_steps=2, inner_lr=0.1),
         "normed trajectory": partial(mamlpp.trajectory, normed, inner_steps=2)}  # fmt: skip
     return {"model": model, "params": params, "tasks": tasks, "task": task, "support": task.support, "batch": task.support,
-        "adapt": adapt,
-            "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
+        "adapt": adapt, "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
         "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
         "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2), **beside}  # fmt: skip
 
@@ -128,9 +127,8 @@ CONTEXT = cavia.Context(models.mlp([6, 4, 3]), 2)
 LEO = leo.initial_params(models.Network(nn.Flatten(), nn.Linear(4, 3)), latent=2)
 LSTM = learned_optimiser.initial_params(models.Network(nn.Flatten(), nn.Linear(4, 3)), hidden=2)
 INNER = {"inner_lr": RATE, "inner_steps": NOT_WHOLE[1:], "params": PARAMS, "support": BATCH, "model": MODULE}
-SOLVED = {
-    k: v for k, v in BATCH.items() if k != "x double"
-}  # a head in closed form has its features' precision
+# a head in closed form has its features' precision
+SOLVED = {name: bad for name, bad in BATCH.items() if name != "x double"}
 CHUNK = NOT_WHOLE[:4] + NOT_WHOLE[5:]
 LEARNED = {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")} | {
     "params of the model": lambda p: part(p, "model.")

@@ -96,7 +96,7 @@ def test_first_order_takes_the_ways_of_code_and_head_as_constants() -> None:
     model, params, tasks = problem(1)
     (x, y), query = one(tasks)
     adapt = partial(leo.adapt, model, **STEPS, first_order=True)
-    _, codes = leo._adapted(model, params, Batch(x, y), **STEPS)
+    _, codes = leo.adapt_with_codes(model, params, Batch(x, y), **STEPS)
     end = adapt(params, Batch(x, y))["head.weight"] - codes.adapted @ params["decoder.weight"][:6].T
 
     def by_hand(params) -> torch.Tensor:

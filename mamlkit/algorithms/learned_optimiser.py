@@ -27,6 +27,7 @@ quadratics as they are. One m moves all layers; for convolutional networks the p
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -143,29 +144,9 @@ def path(
     return points
 
 
-@checked
-def adapt(
-    model: nn.Module,
-    params: Params,
-    support: Batch,
-    *,
-    inner_lr: float | Tensor,
-    inner_steps: int,
-    loss: Loss = batch_loss,
-    first_order: bool = True,
-    only: str | tuple[str, ...] = "",
-) -> Params:
+def adapt(model: nn.Module, params: Params, support: Batch, **settings: Any) -> Params:
     """The model's parameters after `inner_steps` steps of the LSTM, the last of `path`, which has the arguments and the errors.
 
     Andrychowicz et al. (2016), section 2. Derived in chapter `learned-optimisers`.
     """
-    return path(
-        model,
-        params,
-        support,
-        inner_lr=inner_lr,
-        inner_steps=inner_steps,
-        loss=loss,
-        first_order=first_order,
-        only=only,
-    )[-1]
+    return path(model, params, support, **settings)[-1]

@@ -116,7 +116,7 @@ def _draw(mean: Tensor, log_std: Tensor, generator: torch.Generator | None) -> T
 
 
 @checked
-def adapt(
+def adapt_with_codes(
     model: nn.Module,
     params: Params,
     support: Batch,
@@ -128,8 +128,8 @@ def adapt(
     loss: Loss = batch_loss,
     first_order: bool = False,
     generator: torch.Generator | None = None,
-) -> Params:
-    """The body of `model` as it is, and the decoded head after `inner_steps` steps of its codes and `finetune_steps` of its own.
+) -> tuple[Params, Codes]:
+    """The model's parameters and the codes: the body as it is, the decoded head after its codes' steps and then its own.
 
     Args:
         model: a `Network` with a linear head; a bias in that is 0 and stays so.
@@ -150,34 +150,6 @@ def adapt(
 
     Rusu et al. (2019), Algorithm 1. Derived in chapter `context-and-latent`.
     """
-    return _adapted(
-        model,
-        params,
-        support,
-        inner_lr=inner_lr,
-        inner_steps=inner_steps,
-        finetune_lr=finetune_lr,
-        finetune_steps=finetune_steps,
-        loss=loss,
-        first_order=first_order,
-        generator=generator,
-    )[0]
-
-
-@checked
-def _adapted(
-    model: nn.Module,
-    params: Params,
-    support: Batch,
-    *,
-    inner_lr: float | Tensor,
-    inner_steps: int,
-    finetune_lr: float | Tensor = 0.0,
-    finetune_steps: int = 0,
-    loss: Loss = batch_loss,
-    first_order: bool = False,
-    generator: torch.Generator | None = None,
-) -> tuple[Params, Codes]:
     (body, head), shared = _body_and_head(model), part(params, "model.")
     _check(params, support)
     features = predict(body, part(shared, "body."), support.x)
@@ -201,6 +173,14 @@ def _adapted(
         params=decoded(at), inner_lr=finetune_lr, inner_steps=finetune_steps, loss=loss, only="weight"
     )
     return shared | {f"head.{name}": p for name, p in tuned.items()}, Codes(mean, log_std, z, at["z"])
+
+
+def adapt(model: nn.Module, params: Params, support: Batch, **settings: Any) -> Params:
+    """What `adapt_with_codes`, which has the arguments and the errors, makes of the model's parameters.
+
+    Rusu et al. (2019), Algorithm 1. Derived in chapter `context-and-latent`.
+    """
+    return adapt_with_codes(model, params, support, **settings)[0]
 
 
 def _check(params: Params, support: Any) -> None:
@@ -241,11 +221,11 @@ def task_loss(
         encoder_weight: gamma, of the squared way from a code to where its steps end, which is taken as a constant; the authors'
             1e-9 is 1e-9 / latent here.
         orthogonality_weight: lambda_2, of the cosines between the decoder's columns.
-        settings: those of `adapt`.
+        settings: those of `adapt_with_codes`.
 
     Rusu et al. (2019), equations 7 and 8. Derived in chapter `context-and-latent`.
     """
-    adapted, codes = _adapted(model, params, task.support, loss=loss, **settings)
+    adapted, codes = adapt_with_codes(model, params, task.support, loss=loss, **settings)
     kl = (codes.mean**2 + (2 * codes.log_std).exp() - 1 - 2 * codes.log_std).sum(-1).mean() / 2
     way = ((codes.adapted.detach() - codes.drawn) ** 2).sum(-1).mean()
     columns = F.normalize(params["decoder.weight"], dim=0)

@@ -146,18 +146,7 @@ def _check_given(theta: Params, rates: Params, own: Params, inner_steps: int, in
     )
 
 
-@checked
-def adapt(
-    model: nn.Module,
-    params: Params,
-    support: Batch,
-    *,
-    inner_steps: int,
-    inner_lr: float | Tensor | Params | None = None,
-    loss: Loss = batch_loss,
-    first_order: bool = False,
-    only: str | tuple[str, ...] = "",
-) -> Params:
+def adapt(model: nn.Module, params: Params, support: Batch, **settings: Any) -> Params:
     """The last of `trajectory`, which has the arguments and the errors: the model's parameters after `inner_steps` steps.
 
     Antoniou et al. (2019), section 4. Derived in chapter `learning-the-learning-rate`.
@@ -168,8 +157,7 @@ def adapt(
     >>> adapt(model, params, support, inner_steps=2)  # half the way to 3, then the rest
     {'weight': tensor([[3.]])}
     """
-    settings = {"inner_lr": inner_lr, "loss": loss, "first_order": first_order, "only": only}
-    return trajectory(model, params, support, inner_steps=inner_steps, **settings)[-1]  # type: ignore[arg-type]
+    return trajectory(model, params, support, **settings)[-1]
 
 
 @checked
