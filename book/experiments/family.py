@@ -109,8 +109,8 @@ class Learner(NamedTuple):
     model: nn.Module
     params: Params
     adapt: Adapt
-    loss: Callable[[int], TaskLoss] | None = None
-    """The loss on a task at a meta-step, if it is not the query loss after `adapt`."""
+    loss: Callable[[float], TaskLoss] | None = None
+    """The loss on a task by the share of the run that is over, if it is not the query loss after `adapt`."""
 
 
 def network(config: Config) -> Network:
@@ -174,10 +174,8 @@ def of_mamlpp(config: Config, rate: float) -> Learner:
     steps = config.inner_steps
     path = partial(mamlpp.trajectory, model, inner_steps=steps)
 
-    def loss(step: int) -> TaskLoss:
-        shares = mamlpp.annealed_weights(
-            step, inner_steps=steps, annealing_steps=max(1, config.meta_steps // 3)
-        )
+    def loss(over: float) -> TaskLoss:
+        shares = mamlpp.annealed_weights(int(300 * over), inner_steps=steps, annealing_steps=100)
         return partial(mamlpp.task_loss, model, path, step_weights=shares)
 
     start = mamlpp.initial_params(model, inner_steps=steps, inner_lr=rate)
@@ -199,7 +197,7 @@ def of_leo(config: Config, rate: float) -> Learner:
     weights = {"kl_weight": 1e-3, "encoder_weight": 1e-5, "orthogonality_weight": 0.1}
     noisy = partial(leo.task_loss, model, generator=torch.Generator().manual_seed(0), **steps, **weights)
     return Learner(
-        model, leo.initial_params(model, latent=16), partial(leo.adapt, model, **steps), lambda step: noisy
+        model, leo.initial_params(model, latent=16), partial(leo.adapt, model, **steps), lambda over: noisy
     )
 
 
@@ -264,7 +262,7 @@ def meta_trained(
     optimizer = torch.optim.Adam(params.values(), lr=meta_lr)
     usual = partial(query_loss, learner.model, learner.adapt)
     for step in range(meta_steps):
-        loss = learner.loss(step) if learner.loss else usual
+        loss = learner.loss(step / meta_steps) if learner.loss else usual
         meta_step(loss, params, draw(images, config.meta_batch_size, config, generator), optimizer)
     return params
 
