@@ -147,7 +147,8 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
 def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
     few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3,), "k_query": 2}
     race = family.Config(**{name: few[name] for name in few if hasattr(family.Config, name)})
-    monkeypatch.setattr(family, "RACES", {"glyphs-5w1s": race})
+    short = replace(race, k_shot=2, meta_lrs=())
+    monkeypatch.setattr(family, "RACES", {"glyphs-5w1s": race, "glyphs-5w2s": short})
     monkeypatch.setattr(
         family, "LEARNERS", {name: family.LEARNERS[name] for name in ("MAML", "MAML++", "LEO")}
     )
@@ -162,10 +163,19 @@ def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatc
     metrics = records.load(tmp_path / "family-glyphs-5w1s.json").metrics
     assert metrics["learners"].keys() == (family.LEARNERS | family.TRANSFERS).keys()
     for of in metrics["learners"].values():
-        assert [len(seed["accuracy"]) for seed in of["per_seed"]] == [5, 5]
+        accuracies = [seed["accuracy"] for seed in of["per_seed"]]
+        assert sum(of["right"]) == pytest.approx(5 * 3 * 2 * sum(accuracies), abs=0.01)
         assert of["chosen"] == max(of["trials"], key=lambda trial: trial["accuracy"])
     call(family, *at)
     assert "its record is there, skipped" in capsys.readouterr().out
+
+    call(family, "glyphs-5w2s", *at[1:])
+    shorter = records.load(tmp_path / "family-glyphs-5w2s.json").metrics["learners"]
+    for of, found in metrics["learners"].items():  # the first race's rate, and its knob in the middle
+        assert {trial["meta_lr"] for trial in shorter[of]["trials"]} == {found["chosen"]["meta_lr"]}
+        assert found["chosen"]["knob"] == pytest.approx(
+            shorter[of]["trials"][len(shorter[of]["trials"]) // 2]["knob"]
+        )
 
 
 @pytest.mark.parametrize("name", family.LEARNERS)
@@ -195,6 +205,7 @@ def test_a_learner_of_the_race_has_a_gradient_for_all_that_it_uses(name):
         *((omniglot, [NAMES[0], "--minutes", m], f"{m} is no time above 0 minutes") for m in ("nan", 0, "x")),
         *((s, [*run, "--records", "/dev/null/x"], "/dev/null/x is no folder and can't be made one")
           for s, run in ((sinusoids, []), (engine, []), (scaling, []), (omniglot, [NAMES[0]]))),
+        (family, ["glyphs-5w5s", *HERE], "takes its rates from a record that is not there: run glyphs-5w1s first"),
         (omniglot, ["laptop-traps", *HERE], "run first: .*.py laptop-conv-5w1s laptop-alphabets"),
         (omniglot, ["paper-mlp-5w1s", *HERE], "paper-mlp-5w1s: .*/HERE holds neither omniglot_105.npz"),
         *((s, ["--records", "OTHER", *more], "made with other settings .*--records names another folder")
@@ -206,7 +217,7 @@ def test_what_cannot_run_is_refused_first(tmp_path, monkeypatch, capsys, script,
     monkeypatch.setenv("MAMLKIT_DATA", str(tmp_path / "HERE"))
     monkeypatch.setattr(omniglot, "omniglot", image_sets.omniglot)
     monkeypatch.chdir(tmp_path)
-    name = RECORD if script is omniglot else f"{script.__name__}.json"
+    name = RECORD if script in (omniglot, family) else f"{script.__name__}.json"
     there = replace(records.load(BOOK / name), config={"other": 1})
     records.save(there, tmp_path / "OTHER" / name)
 

@@ -6,7 +6,8 @@
 
 Every learner gets nine trials, three rates across tasks by three values of its own knob, judged on meta-validation classes; while
 the best value of the knob lies at an end, one more is tried there. The best trial's settings are then trained whole, seed by
-seed, and measured on meta-test classes, which choose nothing. Batch norm sees a task's queries together, for all alike. What is
+seed, and measured on meta-test classes, which choose nothing. The races after the first are shorter: a learner keeps the rate
+that it found in the first, and gets three trials of its knob. Batch norm sees a task's queries together, for all alike. What is
 done is kept in the folder, learner by learner: a race that was cut off goes on where it was.
 """
 
@@ -83,7 +84,7 @@ class Config:
     trial_steps: int = 300
     """Meta-steps of a trial."""
     meta_lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
-    """Adam's rates across tasks that are tried."""
+    """Adam's rates across tasks that are tried; none: the one that the learner found in the race `FIRST`."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Initial weights and tasks of each; trials have a seed of their own."""
     trial_seed: int = 100
@@ -94,12 +95,14 @@ class Config:
     """Tasks that measure, the same ones for every learner and seed."""
 
 
+FIRST = "glyphs-5w1s"
+SHORT: dict[str, Any] = {"meta_steps": 1_000, "meta_lrs": ()}
 RACES = {
-    "glyphs-5w1s": Config(),
-    "glyphs-5w5s": Config(k_shot=5),
-    "glyphs-20w1s": Config(n_way=20, k_query=2),
-    "omniglot-5w1s": Config(data="omniglot"),
-    "omniglot-20w1s": Config(data="omniglot", n_way=20, k_query=2),
+    FIRST: Config(),
+    "glyphs-5w5s": Config(k_shot=5, **SHORT),
+    "glyphs-20w1s": Config(n_way=20, k_query=2, **SHORT),
+    "omniglot-5w1s": Config(data="omniglot", **SHORT),
+    "omniglot-20w1s": Config(data="omniglot", n_way=20, k_query=2, **SHORT),
 }
 
 
@@ -301,9 +304,13 @@ MOST_KNOBS = 7
 """Values of a knob, at most."""
 
 
-def compete(name: str, config: Config) -> dict[str, Any]:
-    """All trials of one learner, then its seeds, measured."""
+def compete(name: str, config: Config, before: dict[str, float] | None = None) -> dict[str, Any]:
+    """All trials of one learner, then its seeds, measured; `before` is what it chose in the race `FIRST`."""
     begin, knobs = (LEARNERS | TRANSFERS)[name]
+    meta_lrs = config.meta_lrs
+    if before:
+        meta_lrs = (before["meta_lr"],)
+        knobs = tuple(before["knob"] / knobs[len(knobs) // 2] * knob for knob in knobs)
     splits = {split: pictures(config, f"meta-{split}") for split in ("train", "validation", "test")}
     unseen = draw(
         splits["validation"], config.n_validation_tasks, config, torch.Generator().manual_seed(2_000_000)
@@ -336,7 +343,7 @@ def compete(name: str, config: Config) -> dict[str, Any]:
 
     while True:
         for knob in knobs:
-            for meta_lr in config.meta_lrs:
+            for meta_lr in meta_lrs:
                 if not any((t["meta_lr"], t["knob"]) == (meta_lr, knob) for t in trials):
                     found = attempt(meta_lr, knob)
                     trials.append({"meta_lr": meta_lr, "knob": knob, "accuracy": found})
@@ -387,6 +394,16 @@ def save(place: Path, name: str, settings: dict, metrics: dict, started: datetim
     records.save(records.Record(name, settings, rounded(metrics), made), place)
 
 
+def summary(part: records.Record, config: Config) -> dict[str, Any]:
+    """What the record keeps of one learner: each seed's mean, and of each task the right answers of all seeds together."""
+    of_task = torch.tensor([seed["accuracy"] for seed in part.metrics["per_seed"]])  # (seeds, tasks)
+    right = (of_task.sum(0) * config.n_way * config.k_query).round().int()
+    per_seed = [
+        seed | {"accuracy": mean} for seed, mean in zip(part.metrics["per_seed"], of_task.mean(1).tolist())
+    ]
+    return part.metrics | {"per_seed": per_seed, "right": right.tolist(), "commit": part.provenance.commit}
+
+
 def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> None:
     """Whoever has no result yet; and when all have one, the record of the race."""
     config, done = RACES[name], folder_of_records / f"family-{name}.json"
@@ -394,7 +411,11 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
     if done.exists():
         print(f"{name}: its record is there, skipped; remove it to run the race anew")
         return
-    started, results = datetime.now(UTC), {}
+    started, results, first = datetime.now(UTC), {}, {}
+    if not config.meta_lrs:
+        if not (before := folder_of_records / f"family-{FIRST}.json").exists():
+            raise SystemExit(f"{name} takes its rates from a record that is not there: run {FIRST} first")
+        first = records.load(before).metrics["learners"]
     for of in LEARNERS | TRANSFERS:
         part = f"family-{name}-{of.lower().replace(' ', '-').replace(',', '').replace('+', 'p')}"
         place = parts / f"{part}.json"
@@ -405,7 +426,7 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
                 place,
                 part,
                 asdict(config),
-                compete(of, config),
+                compete(of, config, first[of]["chosen"] if first else None),
                 now,
                 time.monotonic() - began,
             )
@@ -418,7 +439,7 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
         pictures(config, "meta-test"), config.n_test_tasks, config, torch.Generator().manual_seed(1_000_000)
     )
     metrics = {
-        "learners": {of: part.metrics for of, part in results.items()},
+        "learners": {of: summary(part, config) for of, part in results.items()},
         "nearest_neighbour": nearest_neighbour(test).tolist(),
     }
     seconds = sum(part.provenance.seconds for part in results.values())
