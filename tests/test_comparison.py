@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import subprocess
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -302,13 +303,28 @@ def folder(tmp_path_factory) -> Path:
 
 
 def test_the_second_run_lets_rounding_pass_and_finds_what_no_longer_holds_and_says_it(folder, capsys):
-    for name, end in (("sound", "5 0 holds"), ("wrong", "6 5 DIFFERS")):
-        row, good = portable.run("default-1", [str(folder / f"{name}.ipynb")], str(folder))
-        assert good == (name == "sound")
-        assert row.split()[2:] == end.split()
+    both = [str(folder / f"{name}.ipynb") for name in ("sound", "wrong")]
+    row, good = portable.run("default-1", both, str(folder))
+    assert not good
+    assert row.split()[2:] == ["11", "5", "DIFFERS"]
     printed = capsys.readouterr().out
+    assert "sound.ipynb::" not in printed
     for cell, message in zip((1, 4, 6, 8, 9), DEFECTS, strict=True):
         assert message in printed.partition(f" wrong.ipynb::Cell {cell}")[2].partition("\n____")[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "end"),
+    [(0, "5 passed", "5 0 holds"), (0, "no tests ran", "0 0 DIFFERS"), (1, "6 passed, 1 failed", "6 1 DIFFERS"),
+     (1, "6 passed", "6 0 DIFFERS")],
+)  # fmt: skip
+def test_a_setting_holds_where_cells_ran_and_all_passed(monkeypatch, status, said, end):
+    done = subprocess.CompletedProcess([], status, f"{said} in 1.00s\n")
+    monkeypatch.setattr(portable.subprocess, "run", lambda *_, **__: done)
+
+    row, good = portable.run("native-1", [], "folder")
+    assert row.split()[2:] == end.split()
+    assert good == end.endswith("holds")
 
 
 def test_a_setting_takes_over_nothing_from_another_and_compiles_for_itself(monkeypatch):
