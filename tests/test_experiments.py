@@ -153,6 +153,7 @@ def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatc
     monkeypatch.setattr(family, "LEARNERS", some)
     monkeypatch.setattr(family, "TRANSFER_STEPS", 2)
     monkeypatch.setattr(family, "MOST_KNOBS", 3)
+    monkeypatch.setattr(family, "ROUNDS", 1)
     monkeypatch.setattr(family, "glyphs", made_up)
     at = ("glyphs-5w1s", "--folder", tmp_path / "runs", "--records", tmp_path)
 
@@ -161,7 +162,8 @@ def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatc
     call(family, *at)
     assert not re.search("^LEO,", capsys.readouterr().out, re.MULTILINE)  # neither is run again
     metrics = records.load(tmp_path / "family-glyphs-5w1s.json").metrics
-    assert metrics["learners"].keys() == (family.LEARNERS | family.TRANSFERS).keys()
+    assert all(0 < ms < 1e5 for cost in metrics["cost"].values() for ms in cost.values())
+    assert metrics["learners"].keys() == metrics["cost"].keys() == (family.LEARNERS | family.TRANSFERS).keys()
     for of in metrics["learners"].values():
         accuracies = [seed["accuracy"] for seed in of["per_seed"]]
         assert sum(of["right"]) == pytest.approx(5 * 3 * 2 * sum(accuracies), abs=0.01)

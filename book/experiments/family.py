@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -288,6 +289,12 @@ def pretrained(config: Config, images: Tensor, *, meta_lr: float, meta_steps: in
     return {name: p for name, p in params.items() if name.startswith("body.")}
 
 
+def gradient_of(learner: Learner, tasks: Task) -> Callable[[], object]:
+    """One meta-gradient, to be called."""
+    loss = learner.loss(0) if learner.loss else partial(query_loss, learner.model, learner.adapt)
+    return partial(meta_gradient, loss, learner.params, tasks)
+
+
 def peak_bytes(work: Callable[[], object]) -> int:
     """The most memory that tensors made by `work` hold at once."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as seen:
@@ -355,19 +362,13 @@ def compete(name: str, config: Config, before: dict[str, float] | None = None) -
         knobs = (knobs[0] / ratio, *knobs) if best["knob"] == knobs[0] else (*knobs, knobs[-1] * ratio)
     per_seed = []
     for seed in config.seeds:
-        began = time.process_time()
         params = train(best["meta_lr"], best["knob"], config.meta_steps, seed)
-        spent, began = time.process_time() - began, time.process_time()
         each = measured(params, best["knob"], new)
-        took = (time.process_time() - began) / config.n_test_tasks
-        per_seed.append(
-            {"seed": seed, "accuracy": each.tolist(), "train_seconds": spent, "test_seconds": took}
-        )
-        print(f"{name}, seed {seed}: {mean_ci95(each)} after {spent:.0f} s", flush=True)
+        per_seed.append({"seed": seed, "accuracy": each.tolist()})
+        print(f"{name}, seed {seed}: {mean_ci95(each)}", flush=True)
     learner = begin(config, best["knob"])
     tasks = draw(splits["train"], config.meta_batch_size, config, torch.Generator().manual_seed(0))
-    loss = learner.loss(0) if learner.loss else partial(query_loss, learner.model, learner.adapt)
-    memory = None if name in TRANSFERS else peak_bytes(lambda: meta_gradient(loss, learner.params, tasks))
+    memory = None if name in TRANSFERS else peak_bytes(gradient_of(learner, tasks))
     n_learned = sum(p.numel() for p in learner.params.values())
     return {
         "trials": trials,
@@ -394,12 +395,49 @@ def save(place: Path, name: str, settings: dict, metrics: dict, started: datetim
     records.save(records.Record(name, settings, rounded(metrics), made), place)
 
 
+ROUNDS = 15
+"""Bursts that a cost is the median of."""
+
+
+def costs(config: Config, knobs: dict[str, float]) -> dict[str, dict[str, float]]:
+    """Processor milliseconds of everybody's meta-gradient and of a new task, in turns, so that a busy machine is so to all.
+
+    Whoever is pretrained has the gradient of a step's drawings in place of the first.
+    """
+    images = pictures(config, "meta-train")
+    tasks, new = (
+        draw(images, n, config, torch.Generator().manual_seed(0)) for n in (config.meta_batch_size, 20)
+    )
+    jobs: dict[tuple[str, str], Callable[[], object]] = {}
+    for name, knob in knobs.items():
+        learner = (LEARNERS | TRANSFERS)[name][0](config, knob)
+        if name in TRANSFERS:
+            jobs[name, "meta_step_ms"] = partial(
+                pretrained, config, images, meta_lr=1e-3, meta_steps=1, seed=0
+            )
+        else:
+            jobs[name, "meta_step_ms"] = gradient_of(learner, tasks)
+        measure = partial(evaluate, learner.model, learner.adapt, learner.params, new, metric=accuracy)
+        jobs[name, "task_ms"] = partial(measure, chunk_size=20)
+    spent: dict[tuple[str, str], list[float]] = {job: [] for job in jobs}
+    for _ in range(ROUNDS + 1):
+        for job, work in jobs.items():
+            began = time.process_time()
+            work()
+            spent[job].append(1000 * (time.process_time() - began))
+    found: dict[str, dict[str, float]] = {name: {} for name in knobs}
+    for (name, what), each in spent.items():
+        found[name][what] = median(each[1:]) / (20 if what == "task_ms" else 1)
+    return found
+
+
 def summary(part: records.Record, config: Config) -> dict[str, Any]:
     """What the record keeps of one learner: each seed's mean, and of each task the right answers of all seeds together."""
     of_task = torch.tensor([seed["accuracy"] for seed in part.metrics["per_seed"]])  # (seeds, tasks)
     right = (of_task.sum(0) * config.n_way * config.k_query).round().int()
     per_seed = [
-        seed | {"accuracy": mean} for seed, mean in zip(part.metrics["per_seed"], of_task.mean(1).tolist())
+        {"seed": seed["seed"], "accuracy": mean}
+        for seed, mean in zip(part.metrics["per_seed"], of_task.mean(1).tolist())
     ]
     return part.metrics | {"per_seed": per_seed, "right": right.tolist(), "commit": part.provenance.commit}
 
@@ -440,6 +478,7 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
     )
     metrics = {
         "learners": {of: summary(part, config) for of, part in results.items()},
+        "cost": costs(config, {of: part.metrics["chosen"]["knob"] for of, part in results.items()}),
         "nearest_neighbour": nearest_neighbour(test).tolist(),
     }
     seconds = sum(part.provenance.seconds for part in results.values())
