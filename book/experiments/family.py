@@ -380,49 +380,72 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def save(place: Path, name: str, settings: dict, metrics: dict, started: datetime, seconds: float) -> None:
+def save(
+    place: Path,
+    name: str,
+    settings: dict,
+    metrics: dict,
+    started: datetime,
+    seconds: float,
+    script: str = __file__,
+) -> None:
     """A record of this machine and this code."""
     cpu = torch.device("cpu")
-    made = records.provenance(__file__, device=cpu, dtype=torch.float32, started=started, seconds=seconds)
+    made = records.provenance(script, device=cpu, dtype=torch.float32, started=started, seconds=seconds)
     records.save(records.Record(name, settings, rounded(metrics), made), place)
 
 
 def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> None:
     """Whoever has no result yet; and when all have one, the record of the race."""
-    config, done = RACES[name], folder_of_records / f"family-{name}.json"
-    records.check_place(done, f"family-{name}", asdict(config))
+    config = RACES[name]
+
+    def rest() -> dict[str, Any]:
+        test = draw(
+            pictures(config, "meta-test"),
+            config.n_test_tasks,
+            config,
+            torch.Generator().manual_seed(1_000_000),
+        )
+        return {"nearest_neighbour": nearest_neighbour(test).tolist()}
+
+    every = [*LEARNERS, *TRANSFERS]
+    gather(f"family-{name}", config, every, only, compete, rest, parts, folder_of_records)
+
+
+def gather(
+    name: str,
+    config: Config,
+    every: list[str],
+    only: list[str],
+    compete: Callable[[str, Any], dict[str, Any]],
+    rest: Callable[[], dict[str, Any]],
+    parts: Path,
+    folder_of_records: Path,
+    script: str = __file__,
+) -> None:
+    """The results of `only` that are not there yet, and when those of `every` learner are, the record with the `rest`."""
+    done = folder_of_records / f"{name}.json"
+    records.check_place(done, name, asdict(config))
     if done.exists():
         print(f"{name}: its record is there, skipped; remove it to run the race anew")
         return
     started, results = datetime.now(UTC), {}
-    for of in LEARNERS | TRANSFERS:
-        part = f"family-{name}-{of.lower().replace(' ', '-').replace(',', '').replace('+', 'p')}"
+    for of in every:
+        part = f"{name}-{of.lower().replace(' ', '-').replace(',', '').replace('+', 'p')}"
         place = parts / f"{part}.json"
         records.check_place(place, part, asdict(config))
         if not place.exists() and of in only:
             now, began = datetime.now(UTC), time.monotonic()
-            save(
-                place,
-                part,
-                asdict(config),
-                compete(of, config),
-                now,
-                time.monotonic() - began,
-            )
+            found = compete(of, config)
+            save(place, part, asdict(config), found, now, time.monotonic() - began, script)
         if place.exists():
             results[of] = records.load(place)
-    if missing := [of for of in LEARNERS | TRANSFERS if of not in results]:
+    if missing := [of for of in every if of not in results]:
         print(f"{name}: still without a result: {', '.join(missing)}")
         return
-    test = draw(
-        pictures(config, "meta-test"), config.n_test_tasks, config, torch.Generator().manual_seed(1_000_000)
-    )
-    metrics = {
-        "learners": {of: part.metrics for of, part in results.items()},
-        "nearest_neighbour": nearest_neighbour(test).tolist(),
-    }
+    metrics = {"learners": {of: part.metrics for of, part in results.items()}} | rest()
     seconds = sum(part.provenance.seconds for part in results.values())
-    save(done, f"family-{name}", asdict(config), metrics, started, seconds)
+    save(done, name, asdict(config), metrics, started, seconds, script)
     print(f"wrote {done.name}")
 
 
