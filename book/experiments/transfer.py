@@ -4,12 +4,11 @@
     python book/experiments/transfer.py glyphs-5w1s           # every learner that has no result yet, then the record
     python book/experiments/transfer.py glyphs-5w1s --only SimCLR --folder F      # some; another process may do the others
 
-Every learner trains nine times for a few seconds, three rates of Adam by three values of its own knob, and meta-validation
-classes of its own domain judge; while the best value lies at an end of its grid, one more is tried there. The best settings are
-trained whole, seed by seed.
-What a learner does on a task, its reading, may have a setting too, chosen on the same meta-validation tasks. Meta-test classes of
-both domains choose nothing. Seconds are the process's on one thread, with the drawing of batches and without measuring. Batch
-norm sees a task's queries together, for all alike. What is done is kept in the folder, learner by learner.
+Every learner trains six times for a few seconds, two rates of Adam by three values of its own knob, and meta-validation classes
+of its own domain judge; while the best value lies at an end of its grid, one more is tried there. The best settings are trained
+whole, seed by seed. What a learner does on a task, its reading, may have a setting too, chosen on the same meta-validation tasks.
+Meta-test classes of both domains choose nothing. Seconds are the process's on one thread, the drawing of batches included and
+measuring left out. Batch norm sees a task's queries together, for all alike. What is done is kept, learner by learner.
 """
 
 from __future__ import annotations
@@ -57,15 +56,17 @@ class Config(family.Config):
     """No number of steps ends a training here; seconds do."""
     trial_steps: int = 0
     """Nor a trial."""
-    seconds: tuple[float, ...] = (3.75, 7.5, 15.0, 30.0)
+    meta_lrs: tuple[float, ...] = (3e-3, 1e-2)
+    """Adam's rates that are tried first; seconds are few, so these are not small."""
+    seconds: tuple[float, ...] = (2.5, 5.0, 10.0, 20.0)
     """CPU seconds of training after which a learner is measured."""
     trial_seconds: float = 3.75
     """CPU seconds of a trial."""
-    n_validation_tasks: int = 150
+    n_validation_tasks: int = 120
     """Tasks that judge a trial."""
-    n_test_tasks: int = 300
+    n_test_tasks: int = 200
     """Tasks that measure in each domain, the same ones for every learner and seed."""
-    fine_tuned_tasks: int = 100
+    fine_tuned_tasks: int = 60
     """The first so many of them, or of those that judge, measure fine-tuning, which costs fifty steps of the whole network."""
     degrees: float = 20.0
     """A copy of strength 1 is its drawing rotated by at most so much,"""
@@ -75,7 +76,7 @@ class Config(family.Config):
     """and made larger or smaller by at most this factor."""
 
 
-RACES = {"glyphs-5w1s": Config(), "omniglot-5w1s": Config(data="omniglot", seconds=(3.75, 7.5, 15.0))}
+RACES = {"glyphs-5w1s": Config(), "omniglot-5w1s": Config(data="omniglot", seconds=(2.5, 5.0, 10.0))}
 
 
 def augmented(
@@ -357,8 +358,8 @@ def readings(name: str) -> dict[str, Reading]:
     return OF_BODIES
 
 
-MOST_TRIALS = 13
-"""Trials of a learner, at most: nine and those beyond the ends."""
+MOST_TRIALS = 10
+"""Trials of a learner, at most: six and those beyond the ends."""
 
 
 def compete(name: str, config: Config) -> dict[str, Any]:
