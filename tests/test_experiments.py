@@ -29,6 +29,7 @@ import family  # noqa: E402
 import omniglot  # noqa: E402
 import scaling  # noqa: E402
 import sinusoids  # noqa: E402
+import transfer  # noqa: E402
 
 TINY = {"meta_steps": 12, "validate_every": 3, "channels": 2, "meta_batch_size": 2, "seeds": (0, 1), "n_way": 3,
         "n_validation_tasks": 4, "n_test_tasks": 5, "test_steps": (1, 2)}  # fmt: skip
@@ -288,6 +289,93 @@ def test_a_race_chooses_inside_its_grid_and_nothing_on_meta_test_classes(monkeyp
     assert raced[0]["chosen"] == raced[1]["chosen"]
     assert [s["accuracy"] for s in raced[0]["per_seed"]] != [s["accuracy"] for s in raced[1]["per_seed"]]
     assert best_at_an_end_twice["chosen"]["knob"] == pytest.approx(1 / 3)
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """A race of a few steps a learner, by a clock that gains a second whenever it is asked."""
+    few = {
+        **TINY,
+        "k_query": 2,
+        "seconds": (2.0, 4.0),
+        "trial_seconds": 2.0,
+        "meta_lrs": (1e-3, 1e-2),
+        "fine_tuned_tasks": 3,
+    }
+    race = transfer.Config(**{n: few[n] for n in few if hasattr(transfer.Config, n)})
+    for data in ("glyphs", "omniglot"):
+        monkeypatch.setattr(family, data, made_up)
+    clock = iter(range(10**6))
+    monkeypatch.setattr(transfer.time, "process_time", lambda: float(next(clock)))
+    monkeypatch.setattr(transfer, "RACES", {"glyphs-5w1s": race})
+    return race
+
+
+def test_the_race_of_transfer_ends_with_a_record_of_both_domains(brief, tmp_path, monkeypatch, capsys):
+    three = ("self-distilled", "ProtoNet, no labels", "MAML, augmented")
+    monkeypatch.setattr(transfer, "LEARNERS", {name: transfer.LEARNERS[name] for name in three})
+    at = ("glyphs-5w1s", "--folder", tmp_path / "runs", "--records", tmp_path)
+
+    call(transfer, *at, "--only", *three[:2])
+    assert "still without a result: MAML, augmented" in capsys.readouterr().out
+    call(transfer, *at)
+    record = records.load(tmp_path / "transfer-glyphs-5w1s.json")
+    assert record.provenance.script == "book/experiments/transfer.py"
+    assert record.metrics["nearest_neighbour"].keys() == {"glyphs", "omniglot"}
+    for name in three:
+        of, ways = record.metrics["learners"][name], transfer.readings(name)
+        for where in ("glyphs", "omniglot"):
+            assert of["right"][where].keys() == ways.keys()
+            last = [seed["accuracy"][where][next(iter(ways))][-1] for seed in of["per_seed"]]
+            assert sum(of["right"][where][next(iter(ways))]) / 5 / 6 == pytest.approx(sum(last), abs=1e-3)
+
+
+def test_transfer_chooses_nothing_on_meta_test_classes(brief, monkeypatch):
+    raced = []
+    for data in (made_up, inverted_test):
+        monkeypatch.setattr(family, "glyphs", data)
+        raced.append(transfer.compete("classifier, augmented", brief))
+    assert raced[0]["trials"] == raced[1]["trials"]
+    assert raced[0]["chosen"] == raced[1]["chosen"]
+    assert raced[0]["right"]["glyphs"] != raced[1]["right"]["glyphs"]
+
+
+def test_the_grids_of_transfer_grow_at_their_ends_alone():
+    grid = [0.1, 0.3, 0.9]
+    assert transfer.beyond(grid, 0.3) is None
+    assert transfer.beyond(grid, 0.1) == pytest.approx(1 / 30)
+    assert transfer.beyond(grid, 0.9) == pytest.approx(2.7)
+
+
+def test_a_copy_of_no_strength_is_its_drawing_and_a_turn_by_no_random_number_too():
+    x = made_up("meta-train").images[:, 0]
+    still = transfer.augmented(x, torch.Generator().manual_seed(0), degrees=0, pixels=0, scaling=1)
+    moved = transfer.augmented(x, torch.Generator().manual_seed(0), degrees=20, pixels=2, scaling=1.2)
+    torch.testing.assert_close(still, x, atol=1e-4, rtol=0)
+    assert (moved - x).abs().mean() > 0.05
+
+
+def test_views_that_say_nothing_are_found_by_chance_and_clear_ones_always():
+    z = torch.eye(4, dtype=torch.float64)
+    nothing = transfer.contrastive_loss(torch.ones_like(z), torch.ones_like(z), 0.5)
+    clear = transfer.contrastive_loss(z, z, 0.5)
+    assert nothing.item() == pytest.approx(torch.tensor(7.0).log().item())
+    assert clear.item() == pytest.approx((1 + 6 * torch.tensor(-2.0, dtype=torch.float64).exp()).log().item())
+
+
+def test_a_teacher_without_doubt_teaches_the_labels():
+    logits = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    y = torch.tensor([0, 1, 2, 0, 1, 2])
+    sure = 1e4 * torch.eye(3, dtype=torch.float64)[y]
+    torch.testing.assert_close(
+        transfer.distillation_loss(logits, sure, y, 1.0), torch.nn.functional.cross_entropy(logits, y)
+    )
+
+
+def test_a_new_head_on_features_is_the_familys_on_the_whole_network(brief):
+    of, model = transfer.Setting(brief), family.transfer(brief, 0.3, only="head")
+    whole = transfer.evaluate(model.model, model.adapt, model.params, of.validation, metric=transfer.accuracy)
+    assert transfer.new_head(brief, model.params, of.validation, 0, 0.3).tolist() == whole.tolist()
 
 
 def test_a_run_out_of_time_says_where_it_is_and_goes_on(tmp_path):

@@ -388,10 +388,18 @@ def rounded(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) and math.isfinite(value) else value
 
 
-def save(place: Path, name: str, settings: dict, metrics: dict, started: datetime, seconds: float) -> None:
+def save(
+    place: Path,
+    name: str,
+    settings: dict,
+    metrics: dict,
+    started: datetime,
+    seconds: float,
+    script: str = __file__,
+) -> None:
     """A record of this machine and this code."""
     cpu = torch.device("cpu")
-    made = records.provenance(__file__, device=cpu, dtype=torch.float32, started=started, seconds=seconds)
+    made = records.provenance(script, device=cpu, dtype=torch.float32, started=started, seconds=seconds)
     records.save(records.Record(name, settings, rounded(metrics), made), place)
 
 
@@ -444,45 +452,61 @@ def summary(part: records.Record, config: Config) -> dict[str, Any]:
 
 def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> None:
     """Whoever has no result yet; and when all have one, the record of the race."""
-    config, done = RACES[name], folder_of_records / f"family-{name}.json"
-    records.check_place(done, f"family-{name}", asdict(config))
-    if done.exists():
-        print(f"{name}: its record is there, skipped; remove it to run the race anew")
-        return
-    started, results, first = datetime.now(UTC), {}, {}
+    config, first = RACES[name], {}
     if not config.meta_lrs:
         if not (before := folder_of_records / f"family-{FIRST}.json").exists():
             raise SystemExit(f"{name} takes its rates from a record that is not there: run {FIRST} first")
         first = records.load(before).metrics["learners"]
-    for of in LEARNERS | TRANSFERS:
-        part = f"family-{name}-{of.lower().replace(' ', '-').replace(',', '').replace('+', 'p')}"
+
+    def run(of: str) -> dict[str, Any]:
+        return compete(of, config, first[of]["chosen"] if first else None)
+
+    def whole_race(results: dict[str, records.Record]) -> dict[str, Any]:
+        images, luck = pictures(config, "meta-test"), torch.Generator().manual_seed(1_000_000)
+        test = draw(images, config.n_test_tasks, config, luck)
+        return {
+            "learners": {of: summary(part, config) for of, part in results.items()},
+            "cost": costs(config, {of: part.metrics["chosen"]["knob"] for of, part in results.items()}),
+            "nearest_neighbour": nearest_neighbour(test).tolist(),
+        }
+
+    every = [*LEARNERS, *TRANSFERS]
+    gather(f"family-{name}", config, every, only, run, whole_race, parts, folder_of_records)
+
+
+def gather(
+    name: str,
+    config: Config,
+    every: list[str],
+    only: list[str],
+    run: Callable[[str], dict[str, Any]],
+    whole_race: Callable[[dict[str, records.Record]], dict[str, Any]],
+    parts: Path,
+    folder_of_records: Path,
+    script: str = __file__,
+) -> None:
+    """The results of `only` that are not there yet, by `run`; when `every` one has, the record that `whole_race` makes."""
+    done = folder_of_records / f"{name}.json"
+    records.check_place(done, name, asdict(config))
+    if done.exists():
+        print(f"{name}: its record is there, skipped; remove it to run the race anew")
+        return
+    started, results = datetime.now(UTC), {}
+    for of in every:
+        part = f"{name}-{of.lower().replace(' ', '-').replace(',', '').replace('+', 'p')}"
         place = parts / f"{part}.json"
         records.check_place(place, part, asdict(config))
         if not place.exists() and of in only:
             now, began = datetime.now(UTC), time.monotonic()
-            save(
-                place,
-                part,
-                asdict(config),
-                compete(of, config, first[of]["chosen"] if first else None),
-                now,
-                time.monotonic() - began,
-            )
+            found = run(of)
+            save(place, part, asdict(config), found, now, time.monotonic() - began, script)
         if place.exists():
             results[of] = records.load(place)
-    if missing := [of for of in LEARNERS | TRANSFERS if of not in results]:
+    if missing := [of for of in every if of not in results]:
         print(f"{name}: still without a result: {', '.join(missing)}")
         return
-    test = draw(
-        pictures(config, "meta-test"), config.n_test_tasks, config, torch.Generator().manual_seed(1_000_000)
-    )
-    metrics = {
-        "learners": {of: summary(part, config) for of, part in results.items()},
-        "cost": costs(config, {of: part.metrics["chosen"]["knob"] for of, part in results.items()}),
-        "nearest_neighbour": nearest_neighbour(test).tolist(),
-    }
     seconds = sum(part.provenance.seconds for part in results.values())
-    save(done, f"family-{name}", asdict(config), metrics, started, seconds)
+    save(done, name, asdict(config), whole_race(results), started, seconds, script)
     print(f"wrote {done.name}")
 
 
