@@ -510,12 +510,15 @@ def gather(
     print(f"wrote {done.name}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    every = [*LEARNERS, *TRANSFERS]
-    parser.add_argument("races", nargs="+", choices=RACES, metavar="RACE", help=", ".join(RACES))
+def command_line(
+    words: str | None,
+    races: dict[str, Any],
+    every: list[str],
+    run: Callable[[str, list[str], Path, Path], None],
+) -> None:
+    """What the scripts with races ask for: which of them, whose part in it, and where the results go."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("races", nargs="+", choices=races, metavar="RACE", help=", ".join(races))
     parser.add_argument(
         "--only", nargs="+", choices=every, default=every, metavar="LEARNER", help=", ".join(every)
     )
@@ -527,7 +530,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.races:
-        race(name, options.only, options.folder, options.records)
+        run(name, options.only, options.folder, options.records)
+
+
+def main() -> None:
+    command_line(__doc__, RACES, [*LEARNERS, *TRANSFERS], race)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ measuring left out. Batch norm sees a task's queries together, for all alike. Wh
 
 from __future__ import annotations
 
-import argparse
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +24,6 @@ from typing import Any
 import family
 import torch
 import torch.nn.functional as F
-from options import folder, whole
 from torch import Tensor, nn
 from torch.func import vmap
 
@@ -44,7 +42,6 @@ from mamlkit.models import Network, conv4, initial_params
 from mamlkit.page import records
 from mamlkit.tasks import Batch, Params, Task, part
 
-HERE = Path(__file__).parent
 OTHER = {"glyphs": "omniglot", "omniglot": "glyphs"}
 """The domain that a learner never sees in training."""
 
@@ -461,23 +458,7 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    every = [*LEARNERS]
-    parser.add_argument("races", nargs="+", choices=RACES, metavar="RACE", help=", ".join(RACES))
-    parser.add_argument(
-        "--only", nargs="+", choices=every, default=every, metavar="LEARNER", help=", ".join(every)
-    )
-    parser.add_argument(
-        "--folder", type=folder, default=HERE / "runs", help="results of each, default %(default)s"
-    )
-    parser.add_argument("--records", type=folder, default=HERE.parent / "records", help="default %(default)s")
-    parser.add_argument("--threads", type=whole(1), default=1, help="default %(default)s")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    for name in options.races:
-        race(name, options.only, options.folder, options.records)
+    family.command_line(__doc__, RACES, [*LEARNERS], race)
 
 
 if __name__ == "__main__":
