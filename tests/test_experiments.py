@@ -344,6 +344,31 @@ def test_transfer_chooses_nothing_on_meta_test_classes(brief, monkeypatch):
     assert raced[0]["right"]["glyphs"] != raced[1]["right"]["glyphs"]
 
 
+def test_seconds_are_those_of_training_and_half_of_them_the_teachers(brief, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(transfer.time, "process_time", lambda: now[0])
+
+    def work(params, optimizer):
+        now[0] += 1.0
+
+    def begin(*_):
+        return {"w": torch.zeros(1)}, work
+
+    def second(*_, teacher):
+        return {"w": teacher["w"] + 1}, work
+
+    monkeypatch.setattr(transfer, "classifier", begin)
+    monkeypatch.setattr(transfer, "student", second)
+    monkeypatch.setitem(transfer.LEARNERS, "MAML", (begin, (1.0,)))
+    monkeypatch.setitem(transfer.LEARNERS, "self-distilled", (second, (1.0,)))
+    steps: dict[str, list[int]] = {"MAML": [], "self-distilled": []}
+    for name in steps:
+        for _, taken in transfer.over_time(name, None, 1.0, 0.1, (4.0, 8.0), 0):
+            steps[name].append(taken)
+            now[0] += 100.0  # the clock stands while a learner is measured
+    assert steps == {"MAML": [4, 8], "self-distilled": [4, 8]}
+
+
 def test_the_grids_of_transfer_grow_at_their_ends_alone():
     grid = [0.1, 0.3, 0.9]
     assert transfer.beyond(grid, 0.3) is None
