@@ -97,7 +97,7 @@ class Config:
 
 
 FIRST = "glyphs-5w1s"
-SHORT: dict[str, Any] = {"meta_steps": 1_000, "meta_lrs": ()}
+SHORT: dict[str, Any] = {"meta_steps": 600, "trial_steps": 200, "meta_lrs": ()}
 RACES = {
     FIRST: Config(),
     "glyphs-5w5s": Config(k_shot=5, **SHORT),
