@@ -295,6 +295,26 @@ def test_a_race_chooses_inside_its_grid_and_nothing_on_meta_test_classes(monkeyp
     assert best_at_an_end_twice["chosen"]["knob"] == pytest.approx(1 / 3)
 
 
+def test_where_a_seed_diverges_all_seeds_take_the_next_best_trial(monkeypatch):
+    monkeypatch.setattr(family, "glyphs", made_up)
+    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3, 1e-2), "k_query": 2, "seeds": (0, 1)}
+    race, train = family.Config(**{n: few[n] for n in few if hasattr(family.Config, n)}), family.meta_trained
+    calm = family.compete("ProtoNet", race)
+    first, second, *_ = sorted(calm["trials"], key=lambda trial: -trial["accuracy"])
+
+    def at_times(config, learner, images, *, meta_lr, meta_steps, seed):
+        best = (learner.model.body[-1].by, meta_lr) == (first["knob"], first["meta_lr"])
+        if best and meta_steps == race.meta_steps and seed == 1:
+            raise FloatingPointError
+        return train(config, learner, images, meta_lr=meta_lr, meta_steps=meta_steps, seed=seed)
+
+    monkeypatch.setattr(family, "meta_trained", at_times)
+    wild = family.compete("ProtoNet", race)
+    assert (calm["chosen"], calm["diverged"]) == (first, [])
+    assert (wild["chosen"], wild["diverged"]) == (second, [first])
+    assert [seed["seed"] for seed in wild["per_seed"]] == [0, 1]
+
+
 @pytest.fixture
 def brief(monkeypatch):
     """A race of a few steps a learner, by a clock that gains a second whenever it is asked."""

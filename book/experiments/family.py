@@ -6,9 +6,10 @@
 
 Every learner gets nine trials, three rates across tasks by three values of its own knob, judged on meta-validation classes; while
 the best value of the knob lies at an end, one more is tried there. The best trial's settings are then trained whole, seed by
-seed, and measured on meta-test classes, which choose nothing. The races after the first are shorter: a learner keeps the rate
-that it found in the first, and gets three trials of its knob. Batch norm sees a task's queries together, for all alike. What is
-done is kept in the folder, learner by learner: a race that was cut off goes on where it was.
+seed, or the next best trial's for all seeds where one diverges, and measured on meta-test classes, which choose nothing. The
+races after the first are shorter: a learner keeps the rate that it found in the first, and gets three trials of its knob. Batch
+norm sees a task's queries together, for all alike. What is done is kept in the folder, learner by learner: a race that was cut
+off goes on where it was.
 """
 
 from __future__ import annotations
@@ -360,18 +361,31 @@ def compete(name: str, config: Config, before: dict[str, float] | None = None) -
             break
         ratio = knobs[1] / knobs[0]
         knobs = (knobs[0] / ratio, *knobs) if best["knob"] == knobs[0] else (*knobs, knobs[-1] * ratio)
-    per_seed = []
-    for seed in config.seeds:
-        params = train(best["meta_lr"], best["knob"], config.meta_steps, seed)
-        each = measured(params, best["knob"], new)
-        per_seed.append({"seed": seed, "accuracy": each.tolist()})
-        print(f"{name}, seed {seed}: {mean_ci95(each)}", flush=True)
+
+    def whole(meta_lr: float, knob: float) -> list[dict[str, Any]]:
+        per_seed = []
+        for seed in config.seeds:
+            each = measured(train(meta_lr, knob, config.meta_steps, seed), knob, new)
+            per_seed.append({"seed": seed, "accuracy": each.tolist()})
+            print(f"{name}, seed {seed}: {mean_ci95(each)}", flush=True)
+        return per_seed
+
+    diverged = []
+    for best in sorted(trials, key=lambda trial: -trial["accuracy"]):
+        try:
+            per_seed = whole(best["meta_lr"], best["knob"])
+            break
+        except FloatingPointError:  # which a short trial did not meet
+            diverged.append(best)
+    else:
+        raise FloatingPointError(f"{name} diverged with the settings of every trial; try smaller ones")
     learner = begin(config, best["knob"])
     tasks = draw(splits["train"], config.meta_batch_size, config, torch.Generator().manual_seed(0))
     memory = None if name in TRANSFERS else peak_bytes(gradient_of(learner, tasks))
     n_learned = sum(p.numel() for p in learner.params.values())
     return {
         "trials": trials,
+        "diverged": diverged,
         "chosen": best,
         "per_seed": per_seed,
         "peak_bytes": memory,  # of one meta-gradient; plain pretraining has none
@@ -447,7 +461,11 @@ def summary(part: records.Record, config: Config) -> dict[str, Any]:
         {"seed": seed["seed"], "accuracy": mean}
         for seed, mean in zip(part.metrics["per_seed"], of_task.mean(1).tolist())
     ]
-    return part.metrics | {"per_seed": per_seed, "right": right.tolist(), "commit": part.provenance.commit}
+    return (
+        {"diverged": []}
+        | part.metrics
+        | {"per_seed": per_seed, "right": right.tolist(), "commit": part.provenance.commit}
+    )
 
 
 def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> None:
