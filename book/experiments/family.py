@@ -187,10 +187,10 @@ def of_mamlpp(config: Config, rate: float) -> Learner:
     return Learner(model, start, partial(mamlpp.adapt, model, inner_steps=steps), loss)
 
 
-def of_cavia(config: Config, rate: float) -> Learner:
-    """CAVIA: a context of 16 numbers scales and shifts the third block's maps."""
+def of_cavia(config: Config, rate: float, *, block: int = 3) -> Learner:
+    """CAVIA: a context of 16 numbers scales and shifts one block's maps."""
     model = network(config)
-    model.body.block3.insert(-1, cavia.Film(config.channels, size=16))
+    model.body.get_submodule(f"block{block}").insert(-1, cavia.Film(config.channels, size=16))
     adapt = partial(cavia.adapt, model, inner_lr=rate, inner_steps=config.inner_steps)
     return Learner(model, initial_params(model), adapt)
 
@@ -216,6 +216,7 @@ LEARNERS: dict[str, tuple[Callable[[Config, float], Learner], tuple[float, ...]]
     "MAML++": (of_mamlpp, SAME),
     "Meta-Curvature": (partial(plain, meta_curvature), SAME),
     "CAVIA": (of_cavia, (0.3, 1.0, 3.0)),
+    "CAVIA, last block": (partial(of_cavia, block=4), (0.3, 1.0, 3.0)),
     "LEO": (of_leo, (0.3, 1.0, 3.0)),
     "learned optimiser": (partial(plain, learned_optimiser), (0.003, 0.01, 0.03)),
     "ProtoNet": (of_protonet, (1.0, 3.0, 9.0)),
