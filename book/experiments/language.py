@@ -61,19 +61,19 @@ class Config:
     """Words of a text that are read."""
     n_ids: int = 4096
     """Ids that words are hashed to."""
-    width: int = 32
+    width: int = 64
     """Numbers of a word vector, and of a feature."""
     heads: int = 2
     """Heads of the one layer of attention."""
-    inner_steps: int = 3
+    inner_steps: int = 1
     """Steps of MAML inside a task, in meta-training and at test."""
     head_steps: int = 50
     """Steps of a new head on features that stand still."""
     meta_batch_size: int = 4
     """Tasks per meta-step; the classifiers see as many texts in a step."""
-    meta_steps: int = 300
+    meta_steps: int = 600
     """Meta-steps of a seed."""
-    trial_steps: int = 60
+    trial_steps: int = 100
     """Meta-steps of a trial."""
     meta_lrs: tuple[float, ...] = (3e-3, 1e-2)
     """Adam's rates that are tried."""
@@ -90,8 +90,8 @@ class Config:
 RACES = {
     "intents": Config(),
     "domains": Config(split="domains"),
-    "intents-5shot": Config(k_shot=5),
-    "domains-5shot": Config(split="domains", k_shot=5),
+    "intents-5shot": Config(k_shot=5, meta_steps=300),
+    "domains-5shot": Config(split="domains", k_shot=5, meta_steps=300),
 }
 
 
@@ -252,14 +252,14 @@ def begin_protonet(config: Config, scale: float) -> tuple[nn.Module, Adapt]:
     return model, partial(protonet.adapt, model)
 
 
-RATES = (0.3, 1.0, 3.0)
+RATES = (1.0, 3.0, 10.0)
 ATTENTION = ("head", "body.qkv", "body.out", "body.norm", "body.position")
 LEARNERS: dict[str, tuple[Callable[..., tuple[Train, Measure]], tuple[float, ...]]] = {
     "MAML": (partial(of_tasks, begin=begin_maml), RATES),
     "MAML, head": (partial(of_tasks, begin=partial(begin_maml, only="head")), RATES),
     "MAML, attention": (partial(of_tasks, begin=partial(begin_maml, only=ATTENTION)), RATES),
     "MAML, word vectors": (partial(of_tasks, begin=partial(begin_maml, only=("head", "body.embedding"))), RATES),
-    "ProtoNet": (partial(of_tasks, begin=begin_protonet), RATES),
+    "ProtoNet": (partial(of_tasks, begin=begin_protonet), (0.3, 1.0, 3.0)),
     "classifier, new head": (partial(of_texts, attends=True), (1.0, 3.0, 10.0)),
     "mean word vector, new head": (partial(of_texts, attends=False), (1.0, 3.0, 10.0)),
 }  # fmt: skip
