@@ -21,6 +21,7 @@ import torch
 from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
+from mamlkit.data.texts import TextClasses, token_ids
 from mamlkit.meta import meta_gradient, query_loss
 from mamlkit.page import records
 
@@ -29,6 +30,7 @@ BOOK = EXPERIMENTS.parent / "records"
 sys.path.insert(0, str(EXPERIMENTS))
 import engine  # noqa: E402
 import family  # noqa: E402
+import language  # noqa: E402
 import omniglot  # noqa: E402
 import scaling  # noqa: E402
 import sinusoids  # noqa: E402
@@ -387,6 +389,58 @@ def test_seconds_are_those_of_training_and_half_of_them_the_teachers(brief, monk
             steps[name].append(taken)
             now[0] += 100.0  # the clock stands while a learner is measured
     assert steps == {"MAML": [4, 8], "self-distilled": [4, 8]}
+
+
+@pytest.fixture
+def requests(monkeypatch):
+    """CLINC150 in small: ten domains of fifteen intents with a word of their own, and a race of a few steps."""
+
+    def made():
+        names = [(f"domain{i // 15}", f"intent{i}") for i in range(150)]
+        each = [tuple(f"word{i} and {j}" for j in range(8)) for i in range(150)]
+        return TextClasses(tuple(each), tuple(n for _, n in names), tuple(d for d, _ in names))
+
+    few = {"length": 4, "n_ids": 300, "width": 8, "head_steps": 2, "meta_steps": 2, "trial_steps": 1, "seeds": (0, 1),
+           "n_validation_tasks": 3, "n_test_tasks": 4, "meta_batch_size": 2}  # fmt: skip
+    monkeypatch.setattr(language, "clinc150", made)
+    monkeypatch.setattr(language, "RACES", {"domains": language.Config(split="domains", **few)})
+    return made
+
+
+def test_the_race_of_requests_ends_with_a_record_of_every_learner(requests, tmp_path):
+    call(language, "domains", "--folder", tmp_path / "runs", "--records", tmp_path)
+
+    learners = records.load(tmp_path / "language-domains.json").metrics["learners"]
+    assert learners.keys() == {*language.LEARNERS, *language.COUNTS}
+    for of in learners.values():
+        mean = sum(of["right"]) / 25 / 4 / len(of["per_seed"])
+        assert mean == pytest.approx(
+            sum(s["accuracy"] for s in of["per_seed"]) / len(of["per_seed"]), abs=1e-3
+        )
+
+
+def test_requests_of_the_test_choose_nothing_and_no_domain_is_in_two_splits(requests, monkeypatch):
+    config = language.RACES["domains"]
+    parts = language.splits(config)
+    assert [len(part) for part in parts.values()] == [90, 30, 30]
+    rows = torch.cat(list(parts.values()))[:, 0, 0]
+    every = token_ids(requests().texts, length=4, n_ids=300)[:, 0, 0]
+    assert rows.sort().values.equal(every.sort().values), "each intent is in one split"
+    domains = every.view(10, 15)
+    assert all(
+        (domains == block).all(1).any() for part in parts.values() for block in part[:, 0, 0].view(-1, 15)
+    )
+    kept = language.splits
+
+    def others(config):
+        found = kept(config)
+        return found | {"test": found["test"].flip(0).roll(1, 1)[:, :, :1].expand(-1, -1, config.length)}
+
+    before = language.compete("MAML, head", config)
+    monkeypatch.setattr(language, "splits", others)
+    after = language.compete("MAML, head", config)
+    assert before["trials"] == after["trials"]
+    assert before["chosen"] == after["chosen"]
 
 
 def test_the_grids_of_transfer_grow_at_their_ends_alone():

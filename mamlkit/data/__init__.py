@@ -1,1 +1,1 @@
-"""Where drawings come from: glyphs of the fonts that matplotlib brings along, and Omniglot."""
+"""Where drawings and texts come from: glyphs of the fonts inside matplotlib, Omniglot, docstrings, CLINC150."""
