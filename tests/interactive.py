@@ -1,4 +1,4 @@
-"""The four interactive figures, small, and what one does to a page that shows them."""
+"""The five interactive figures, small, and what one does to a page that shows them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,16 @@ plane = partial(widgets.two_tasks, W, A, inner_lr=0.1)
 NETWORKS = {"maml": network().state_dict(), "joint": network(seed=1).state_dict()}
 sinusoid = partial(widgets.sinusoid_adaptation, NETWORKS, inner_lr=0.03)
 game = partial(widgets.few_shot_game, image_tasks(20))
-FIGURES = {"descent": descent, "plane": plane, "sinusoid": sinusoid, "game": game}
+POLICY = ([[-0.76, -0.01], [0.02, -0.75]], [0.045, 0.022])
+GOALS = [[0.45, 0.0], [0.0, 0.45], [-0.318, 0.318]]
+navigation = partial(widgets.point_navigation, POLICY, GOALS, inner_lr=0.015)
+FIGURES = {
+    "descent": descent,
+    "plane": plane,
+    "sinusoid": sinusoid,
+    "game": game,
+    "navigation": navigation,
+}
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 
 

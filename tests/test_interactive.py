@@ -5,7 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
-from interactive import FIGURES, barriers, descent, drag, every_figure, image_tasks, middle, plane, sinusoid
+from interactive import (
+    FIGURES,
+    GOALS,
+    POLICY,
+    barriers,
+    descent,
+    drag,
+    every_figure,
+    image_tasks,
+    middle,
+    navigation,
+    plane,
+    sinusoid,
+)
 
 from mamlkit.page import widgets
 
@@ -141,6 +154,50 @@ def test_the_game_is_played_with_mouse_and_keys_and_keeps_the_score(show):
     assert "Choose with a click" in said(page)
 
 
+def test_a_policy_adapts_to_the_goal_that_one_clicks_drags_or_keys_and_its_luck_is_drawn_anew(show):
+    page = show(navigation().html)
+    goal, hint = grip(page, "goal"), page.locator(".maml-hint")
+    first = said(page)
+    assert hint.inner_text() == "click or drag the goal"
+
+    def click_beside(across, down):
+        x, y = middle(goal)
+        page.mouse.click(x + across, y + down)
+
+    assert all_differ(
+        page,
+        lambda: click_beside(-60, 40),
+        lambda: drag(goal, 30, -50),
+        lambda: page.keyboard.press("ArrowUp"),
+        lambda: page.keyboard.press("Shift+ArrowRight"),
+        lambda: click(page, "New rollouts"),
+        lambda: slide(page, "rollouts", 60),
+        lambda: click(page, "Next goal"),
+    )
+    assert not hint.is_visible()
+    assert goal.get_attribute("aria-valuetext") in [
+        f"goal at ({x:.3f}, {y:.3f})".replace("-", "−") for x, y in GOALS
+    ]
+    before, after, oracle = (float(row[1]) for row in rows(page))
+    assert oracle < after < before / 2
+
+    click(page, "Reset")
+    assert said(page) == first
+
+
+def test_a_click_near_a_goal_takes_that_goal(show):
+    page = show(widgets.point_navigation(POLICY, GOALS[::-1], inner_lr=0.015).html)
+    goal, box = grip(page, "goal"), page.locator(".maml-ground").bounding_box()
+    centre = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    unit = box["height"] / 1.24
+
+    page.mouse.click(centre[0] + 0.47 * unit, centre[1] - 0.02 * unit)
+    assert goal.get_attribute("aria-valuetext") == "goal at (0.450, 0.000)"
+    page.mouse.click(centre[0] + 0.2 * unit, centre[1] - 0.3 * unit)
+    x, y = map(float, re.findall(r"[\d.]+", goal.get_attribute("aria-valuetext")))
+    assert [x, y] == pytest.approx([0.2, 0.3], abs=0.006)
+
+
 @pytest.mark.parametrize("way", [1, -1])
 def test_a_finger_drags_a_point_down_or_up_and_the_page_stays(show, way):
     page = show(plane().html, width=360, height=500, has_touch=True, is_mobile=True)
@@ -163,7 +220,7 @@ def test_figures_on_one_page_do_not_disturb_each_other(show):
     page.get_by_label("step size η").nth(1).fill("0.9")
     after = page.locator(FINDING).all_inner_texts()
 
-    assert [i for i in range(5) if before[i] != after[i]] == [1]
+    assert [i for i in range(len(before)) if before[i] != after[i]] == [1]
     assert before[0] == before[1]
 
 

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 import torch
 import traitlets
-from interactive import FIGURES, A, W, descent, every_figure, image_tasks, network, plane
+from interactive import (
+    FIGURES,
+    GOALS,
+    POLICY,
+    A,
+    W,
+    descent,
+    every_figure,
+    image_tasks,
+    navigation,
+    network,
+    plane,
+)
 from torch.func import functional_call, grad
 
 from mamlkit.page import widgets
@@ -21,7 +33,7 @@ from mamlkit.tasks import Batch, Task
 def javascript(browser):
     """Evaluates an expression in what is `given` and what the front end defines."""
     page = browser.new_page()
-    names = "page stand_in mlp quadratics few_shot_game gradient_descent"  # the last one's `render` stands
+    names = "page stand_in mlp quadratics few_shot_game point_navigation gradient_descent"  # the last one's `render` stands
     front = widgets._source(*(f"{name}.js" for name in names.split()))
     return lambda expression, **given: page.evaluate(f"(given) => {{ {front}\nreturn {expression}; }}", given)
 
@@ -147,6 +159,66 @@ def test_the_game_keeps_the_drawings_answers_and_the_nearest_neighbour(javascrip
     assert len(set(settings["answers"])) > 1
 
 
+WORLD = {"horizon": 20, "noise": 0.05, "limit": 0.1}
+
+
+def rolled_out(K, b, goal, noise):
+    """What an episode costs after each step, and where it was before: (n, horizon), (n, horizon, 2)."""
+    s, states, costs = torch.zeros(len(noise), 2, dtype=torch.float64), [], []
+    for eps in noise.unbind(1):
+        states.append(s)
+        s = s + (s @ K + b + WORLD["noise"] * eps).clamp(-WORLD["limit"], WORLD["limit"])
+        costs.append((s - goal).square().sum(1))
+    return torch.stack(costs, 1), torch.stack(states, 1)
+
+
+@pytest.mark.parametrize("rollouts", [2, 7, 60])
+@pytest.mark.parametrize("goal", [*GOALS, [0.1, -0.5]])
+def test_the_page_takes_the_reinforce_step_that_autograd_takes(javascript, goal, rollouts):
+    given = {"policy": dict(zip("Kb", POLICY)), "world": WORLD, "goal": goal}
+    stepped = f"adaptTo(given.policy, given.goal, 3, {rollouts}, given.world, 0.015).adapted"
+    numbers, adapted = javascript(f"[Array.from(normals(3, {rollouts * 40})), {stepped}]", **given)
+    cost_after = "meanCost(rollOut(given.adapted, given.goal, given.noise, given.world))"
+    found = javascript(cost_after, adapted=adapted, noise=numbers, **given)
+
+    there, noise = (torch.tensor(given, dtype=torch.float64) for given in (goal, numbers))
+    noise = noise.view(rollouts, 20, 2)
+    K, b = (torch.tensor(part, dtype=torch.float64, requires_grad=True) for part in POLICY)
+    with torch.no_grad():
+        costs, states = rolled_out(K, b, there, noise)
+        actions = states @ K + b + 0.05 * noise
+    to_come = costs.flip(1).cumsum(1).flip(1)
+    log_prob = torch.distributions.Normal(states @ K + b, 0.05).log_prob(actions).sum(2)
+    (log_prob * (to_come - to_come.mean(0))).sum(1).mean().backward()
+    wanted = [(part - 0.015 * part.grad).detach() for part in (K, b)]
+
+    for part, value in zip("Kb", wanted):
+        np.testing.assert_allclose(adapted[part], value, rtol=1e-9, atol=1e-9)
+    after, _ = rolled_out(*wanted, there, noise)
+    assert found == pytest.approx(float(after.sum(1).mean()), rel=1e-9)
+
+
+def test_the_oracle_is_the_cheapest_of_its_gains(javascript):
+    gains = navigation().settings["gains"]
+    oracle = "oracleCost(given.gains, given.goal, given.noise, given.world)"
+    noise = torch.randn(50, 20, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = javascript(oracle, gains=gains, goal=GOALS[2], noise=noise.flatten().tolist(), world=WORLD)
+
+    goal, eye = torch.tensor(GOALS[2], dtype=torch.float64), torch.eye(2, dtype=torch.float64)
+    costs = [rolled_out(-k * eye, k * goal, goal, noise)[0].sum(1).mean() for k in gains]
+    assert found == pytest.approx(float(min(costs)), rel=1e-9)
+
+
+def test_the_noise_of_the_page_is_standard_normal_and_its_seeds_are_independent(javascript):
+    drawn = np.array(javascript("[-2, 0, 1, 2, 1000000].map((seed) => Array.from(normals(seed, 40000)))"))
+
+    np.testing.assert_allclose(drawn.mean(axis=1), 0, atol=0.025)
+    np.testing.assert_allclose((drawn**2).mean(axis=1), 1, atol=0.04)
+    np.testing.assert_allclose((drawn**4).mean(axis=1), 3, atol=0.3)
+    np.testing.assert_allclose(np.corrcoef(drawn), np.eye(5), atol=0.025)
+    assert all(abs(np.corrcoef(row[:-lag], row[lag:])[0, 1]) < 0.025 for row in drawn for lag in (1, 2, 40))
+
+
 def adapting(params, look="maml", **given):
     return widgets.sinusoid_adaptation({look: params}, **{"inner_lr": 0.1, **given})
 
@@ -156,6 +228,7 @@ def playing(change):
 
 
 two, w, a, nothing = partial(widgets.two_tasks, inner_lr=0.1), np.array(W), np.array(A), torch.zeros(1)
+walk = partial(widgets.point_navigation, inner_lr=0.015)
 play, state, Trait = widgets.few_shot_game, network().state_dict(), traitlets.TraitError
 
 
@@ -181,6 +254,12 @@ play, state, Trait = widgets.few_shot_game, network().state_dict(), traitlets.Tr
         (lambda: play(Task(image_tasks().support, Batch(nothing, nothing))), ValueError, "do not fit"),
         (lambda: playing(lambda x, y: (x * 255, y)), ValueError, "scale the images"),
         (lambda: playing(lambda x, y: (x, y * 0 + 1)), ValueError, "equally many drawings"),
+        (lambda: walk((a[0], w), GOALS), ValueError, r"give \(2, 2\), \(2,\) and \(n, 2\)"),
+        (lambda: walk(POLICY, []), ValueError, "policy and goals have shapes"),
+        (lambda: walk((a[0] * np.nan, w[0]), GOALS), ValueError, "must be finite"),
+        (lambda: walk(POLICY, [[0.6, 0.0]]), ValueError, "a goal lies outside ±0.5"),
+        (lambda: walk(POLICY, GOALS, rollouts=1), ValueError, "rollouts=1 lies outside 2 to 60"),
+        (lambda: walk(POLICY, GOALS, noise=0.0), ValueError, "noise=0.0 lies outside"),
         (lambda: setattr(plane(), "inner_lr", "large"), Trait, "inner_lr"),
         (lambda: setattr(plane(), "settings", {}), Trait, "settings"),
     ],

@@ -1,0 +1,140 @@
+// A linear policy on the plane that meets a goal: its rollouts, its REINFORCE step, and what each costs.
+
+// Standard normal numbers that depend on the seed alone (mulberry32, then Box and Muller).
+function normals(seed, count) {
+  let state = Math.imul(seed + 1, 0x9e3779b1);
+  const uniform = () => {
+    state = (state + 0x6d2b79f5) | 0;
+    let mixed = Math.imul(state ^ (state >>> 15), state | 1);
+    mixed ^= mixed + Math.imul(mixed ^ (mixed >>> 7), mixed | 61);
+    return (((mixed ^ (mixed >>> 14)) >>> 0) + 0.5) / 4294967296;
+  };
+  const drawn = new Float64Array(count + (count % 2));
+  for (let i = 0; i < count; i += 2) {
+    const [radius, angle] = [Math.sqrt(-2 * Math.log(uniform())), 2 * Math.PI * uniform()];
+    [drawn[i], drawn[i + 1]] = [radius * Math.cos(angle), radius * Math.sin(angle)];
+  }
+  return drawn.subarray(0, count);
+}
+
+// One episode from the origin for every 2 · horizon numbers of `noise`: states before each action, and costs after it.
+function rollOut({ K, b }, goal, noise, { horizon, noise: sigma, limit }) {
+  const episodes = [];
+  for (let at = 0; at < noise.length; at += 2 * horizon) {
+    let [x, y] = [0, 0];
+    const [states, costs] = [[], []];
+    for (let t = 0; t < horizon; t += 1) {
+      states.push([x, y]);
+      const action = [0, 1].map((j) => x * K[0][j] + y * K[1][j] + b[j] + sigma * noise[at + 2 * t + j]);
+      x += clamp(action[0], [-limit, limit]);
+      y += clamp(action[1], [-limit, limit]);
+      costs.push((x - goal[0]) ** 2 + (y - goal[1]) ** 2);
+    }
+    episodes.push({ states, costs, path: [...states, [x, y]] });
+  }
+  return episodes;
+}
+
+function meanCost(episodes) {
+  return episodes.reduce((sum, { costs }) => sum + costs.reduce((a, b) => a + b), 0) / episodes.length;
+}
+
+// One step along REINFORCE: an action is charged for the costs that follow, less their mean over the episodes.
+// The derivative of log π in the mean action is the noise divided by σ.
+function reinforce({ K, b }, episodes, noise, { horizon, noise: sigma }, innerLr) {
+  const n = episodes.length;
+  const toCome = episodes.map(({ costs }) => {
+    let sum = 0;
+    return costs.map((_, t) => (sum += costs[horizon - 1 - t])).reverse();
+  });
+  const [slopeK, slopeB] = [[[0, 0], [0, 0]], [0, 0]];
+  for (let t = 0; t < horizon; t += 1) {
+    const mean = toCome.reduce((sum, later) => sum + later[t], 0) / n;
+    episodes.forEach(({ states }, e) => {
+      for (const j of [0, 1]) {
+        const push = ((toCome[e][t] - mean) * noise[2 * (e * horizon + t) + j]) / (sigma * n);
+        slopeB[j] += push;
+        for (const i of [0, 1]) slopeK[i][j] += states[t][i] * push;
+      }
+    });
+  }
+  return {
+    K: K.map((row, i) => row.map((value, j) => value - innerLr * slopeK[i][j])),
+    b: b.map((value, j) => value - innerLr * slopeB[j]),
+  };
+}
+
+// The cost of the cheapest of K = −kI, b = k · goal.
+function oracleCost(gains, goal, noise, world) {
+  return Math.min(...gains.map((k) => meanCost(rollOut({ K: [[-k, 0], [0, -k]], b: goal.map((g) => k * g) }, goal, noise, world))));
+}
+
+function adaptTo(policy, goal, seed, rollouts, world, innerLr) {
+  const noise = normals(seed, rollouts * world.horizon * 2);
+  const support = rollOut(policy, goal, noise, world);
+  return { support, adapted: reinforce(policy, support, noise, world, innerLr) };
+}
+
+const TRIALS = 100;  // episodes that a cost is the mean of
+const DRAWS = 30;  // other supports, to show the luck of one
+
+function render({ model, el }) {
+  const { policy, world, goals, gains, inner_lr: innerLr, reach } = model.get("settings");
+  const side = reach * 1.24;
+  const plane = new Plane({ label: "The plane, the goal and the paths", x: [-side, side], y: [-side, side], equal: true, aspect: 0.9, grid: false, xLabel: "x", yLabel: "y" });
+  const square = shape("path", { class: "maml-line maml-quiet maml-dashed" });
+  const before = shape("path", { class: "maml-line maml-thin", style: colour("before") });
+  const after = shape("path", { class: "maml-line maml-thin", style: colour("maml") });
+  const stars = goals.map(() => shape("path", { d: star(9), class: "maml-dot", style: colour("soft") }));
+  plane.inside.append(square, ...stars, before, after);
+  const judge = normals(-2, TRIALS * world.horizon * 2);  // the same for every policy; no reader's seed is below 0
+
+  const placed = (place) => store(model, { goal: place.map((value) => clamp(Math.round(value * 1000) / 1000, [-reach, reach])) });
+  const grip = handle(plane, { label: "goal", look: "goal", glyph: "cross", step: 0.02, moved: placed });
+  plane.svg.style.cursor = "pointer";
+  plane.svg.addEventListener("click", (event) => {
+    if (grip.node.contains(event.target)) return;
+    const place = plane.under(event);
+    const far = ([x, y]) => Math.hypot(x - place[0], y - place[1]);
+    const nearest = goals.reduce((a, b) => (far(b) < far(a) ? b : a), goals[0]);
+    placed(far(nearest) < 0.12 * reach ? nearest : place);
+  });
+  let asked = goals.findIndex(([x, y]) => Math.hypot(x - model.get("goal")[0], y - model.get("goal")[1]) < 1e-3);
+  const said = finding();
+  const costs = table(["policy", "mean cost"], `Over ${TRIALS} episodes, the same noise for all`);
+
+  begin(
+    model, el,
+    plane.frame,
+    key([["goal", "cross", "the goal, yours to move"], ["before", "line", "support rollouts, before"], ["maml", "line", "five episodes after the step"], ["soft", "star", `${goals.length} goals to click`]]),
+    element(
+      "div", { class: "maml-controls" },
+      slider(model, "rollouts", { label: "rollouts", min: 2, max: 60, step: 1, format: String }),
+      button("New rollouts", () => store(model, { seed: model.get("seed") + 1 })),
+      button("Next goal", () => placed(goals[(asked = (asked + 1) % goals.length)])),
+    ),
+    said.node,
+    costs.node,
+  );
+  el.querySelector(".maml-hint").textContent = "click or drag the goal";
+
+  keepDrawn(model, ["goal", "seed", "rollouts"], [plane], () => {
+    const [goal, seed, rollouts] = ["goal", "seed", "rollouts"].map((name) => model.get(name));
+    const { support, adapted } = adaptTo(policy, goal, seed, rollouts, world, innerLr);
+    const trials = rollOut(adapted, goal, judge, world);
+    const others = Array.from({ length: DRAWS }, (_, i) => meanCost(rollOut(adaptTo(policy, goal, 1000000 + i, rollouts, world, innerLr).adapted, goal, judge, world)));
+    const cost = { before: meanCost(rollOut(policy, goal, judge, world)), after: meanCost(trials), oracle: oracleCost(gains, goal, judge, world) };
+    const lower = others.filter((value) => value < cost.before).length;
+
+    put(square, { d: plane.path([[-reach, -reach], [reach, -reach], [reach, reach], [-reach, reach], [-reach, -reach]]) });
+    stars.forEach((node, i) => put(node, { transform: `translate(${plane.at(...goals[i]).map((value) => value.toFixed(2)).join(" ")})` }));
+    put(before, { d: support.map(({ path }) => plane.path(path)).join("") });
+    put(after, { d: trials.slice(0, 5).map(({ path }) => plane.path(path)).join("") });
+    grip.show(...goal, `goal at ${point(goal, 3)}`);
+    costs.fill([["before", "before the step", cost.before.toFixed(2)], ["maml", "after the step", cost.after.toFixed(2)], ["oracle", "told the goal", cost.oracle.toFixed(2)]]);
+    said.say(
+      `Goal ${point(goal)}: a step on ${rollouts} rollouts (draw ${seed + 1}) takes the cost from ${cost.before.toFixed(2)} to ${cost.after.toFixed(2)}; told the goal it is ${cost.oracle.toFixed(2)}. ` +
+        `Other rollouts of the same number end between ${Math.min(...others).toFixed(2)} and ${Math.max(...others).toFixed(2)}; ${lower} of ${DRAWS} lower the cost.`,
+    );
+  });
+}
