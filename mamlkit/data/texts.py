@@ -29,8 +29,8 @@ from mamlkit.tasks import check_counts
 URL = "https://github.com/clinc/oos-eval/raw/828f8093932c8fe6ca7936c3d2e52903b1c523de/data/"
 FILES = ("data_full.json", "domains.json")
 PACKED = "clinc150.jsonl.gz"
+# `sha256` of the requests, their intents and domains; the files' bytes differ with who packed them, so these are compared.
 REQUESTS = "5ccc0e5789e848cae6cea891806d2a7dd8ff90aabd78bb566bfc2f86e2b81d4a"
-"""`sha256` of the requests, their intents and domains; the files' bytes differ with who packed them, so these are compared."""
 LARGEST = 20_000_000
 """Bytes that a file may have, packed or not; the authors' has some two million."""
 
