@@ -5,8 +5,9 @@
     python tests/portable.py --turn          one setting, another one with every commit
 
 A setting is named by its instructions (`native`, `avx2`, `default`: no vector instructions beyond those that
-all have) and its threads. Each keeps the compiled code of its own, because code compiled for one processor is wrong
-on another. What differs from the page is printed; the exit status is 1 if anything does.
+all have; `shaken`: every network starts a few roundings away, as on a processor that nobody has) and its threads.
+Each keeps the compiled code of its own, because code compiled for one processor is wrong on another.
+What differs from the page is printed; the exit status is 1 if anything does.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ INSTRUCTIONS = {
     "native": {},
     "avx2": {"ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "default": {"ATEN_CPU_CAPABILITY": "default", "MKL_CBWR": "COMPATIBLE", "ONEDNN_MAX_CPU_ISA": "SSE41"},
+    "shaken": {"MAMLKIT_SHAKEN": "1"},
 }
 SETTINGS = {
     f"{name}-{threads}": {**environment, "MAMLKIT_THREADS": str(threads)}

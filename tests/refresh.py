@@ -145,6 +145,7 @@ def _unclean(cell: NotebookNode) -> str:
 def kernel_environment() -> dict[str, str]:
     """The environment of a kernel whose outputs are stored or compared, the same whoever starts it."""
     (matplotlib,) = find_spec("matplotlib").submodule_search_locations
+    shaken = [str(ROOT / "tests" / "shaken")] if "MAMLKIT_SHAKEN" in os.environ else []
     return (
         {name: value for name, value in os.environ.items() if KEPT.fullmatch(name)}
         | {
@@ -154,7 +155,7 @@ def kernel_environment() -> dict[str, str]:
             "NO_COLOR": "1",
             "OMP_WAIT_POLICY": "passive",  # two chapters run at once: threads that wait must not keep the others' cores
             "PYTHONHASHSEED": "0",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join((*shaken, str(ROOT))),
             "PYTHONUTF8": "1",
             "TQDM_DISABLE": "1",
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import subprocess
+import sys
 from copy import deepcopy
 from functools import cache
 from pathlib import Path
@@ -343,6 +344,21 @@ def test_a_setting_takes_over_nothing_from_another_and_compiles_for_itself(monke
 
 
 def test_every_setting_has_its_turn():
-    turns = [portable.in_turn(n) for n in range(12)]
+    every = len(portable.SETTINGS)
+    turns = [portable.in_turn(n) for n in range(2 * every)]
 
-    assert set(turns[:6]) == set(turns[6:]) == set(portable.SETTINGS)
+    assert set(turns[:every]) == set(turns[every:]) == set(portable.SETTINGS)
+
+
+def test_a_shaken_network_starts_roundings_away_and_no_other_does():
+    start = "import torch; torch.manual_seed(0); print(torch.nn.Linear(1, 1).weight.item().hex())"
+    starts = {}
+    for name in ("native-1", "shaken-1"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("MAMLKIT_SHAKEN", raising=False)
+            for key, value in portable.SETTINGS[name].items():
+                patch.setenv(key, value)
+            told = {"env": refresh.kernel_environment(), "capture_output": True, "text": True, "check": True}
+        starts[name] = float.fromhex(subprocess.run([sys.executable, "-c", start], **told).stdout)
+
+    assert 1e-8 < abs(starts["shaken-1"] / starts["native-1"] - 1) < 1e-6
