@@ -180,7 +180,9 @@ def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatc
 
     call(family, "glyphs-5w2s", *at[1:])
     shorter = records.load(tmp_path / "family-glyphs-5w2s.json").metrics["learners"]
-    for of, found in metrics["learners"].items():  # the first race's rate, and its knob in the middle
+    assert shorter.keys() == metrics["learners"].keys() & set(family.LATER)
+    for of in shorter:  # the first race's rate, and its knob in the middle
+        found = metrics["learners"][of]
         assert {trial["meta_lr"] for trial in shorter[of]["trials"]} == {found["chosen"]["meta_lr"]}
         assert found["chosen"]["knob"] == pytest.approx(
             shorter[of]["trials"][len(shorter[of]["trials"]) // 2]["knob"]

@@ -7,9 +7,9 @@
 Every learner gets nine trials, three rates across tasks by three values of its own knob, judged on meta-validation classes; while
 the best value of the knob lies at an end, one more is tried there. The best trial's settings are then trained whole, seed by
 seed, or the next best trial's for all seeds where one diverges, and measured on meta-test classes, which choose nothing. The
-races after the first are shorter: a learner keeps the rate that it found in the first, and gets three trials of its knob. Batch
-norm sees a task's queries together, for all alike. What is done is kept in the folder, learner by learner: a race that was cut
-off goes on where it was.
+races after the first are shorter and for fewer: a learner keeps the rate that it found in the first, and gets three trials of its
+knob. Batch norm sees a task's queries together, for all alike. What is done is kept in the folder, learner by learner: a race
+that was cut off goes on where it was.
 """
 
 from __future__ import annotations
@@ -98,6 +98,17 @@ class Config:
 
 
 FIRST = "glyphs-5w1s"
+LATER = (
+    "MAML",
+    "first-order MAML",
+    "ANIL",
+    "MAML++",
+    "ProtoNet",
+    "R2-D2",
+    "pretrained, new head",
+    "pretrained, prototypes",
+)
+"""Who runs the other races, too: those between whom the book's chart of questions chooses."""
 SHORT: dict[str, Any] = {"meta_steps": 600, "trial_steps": 200, "meta_lrs": ()}
 RACES = {
     FIRST: Config(),
@@ -489,7 +500,7 @@ def race(name: str, only: list[str], parts: Path, folder_of_records: Path) -> No
             "nearest_neighbour": nearest_neighbour(test).tolist(),
         }
 
-    every = [*LEARNERS, *TRANSFERS]
+    every = [of for of in [*LEARNERS, *TRANSFERS] if not first or of in LATER]
     gather(f"family-{name}", config, every, only, run, whole_race, parts, folder_of_records)
 
 
