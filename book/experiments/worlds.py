@@ -4,9 +4,9 @@
     python book/experiments/worlds.py                   # every world that has no result yet, then the record
 
 Ten worlds are generated (`mamlkit.data.worlds`); patients and writers are data, read from the folder that MAMLKIT_DATA names.
-Each seed has its own tasks to train on, to choose on and to be measured on; of the patients a third is held out in each seed, so
-that each is measured once. The networks take the same steps on the same tasks, and each learner's rates are chosen on
-meta-validation tasks. What is done is kept in the folder, world by world.
+Each seed has its own tasks to train on, to choose on and to be measured on; of the patients about a third is held out in each
+seed, so that each is measured once. The networks take the same steps on the same tasks, and each seed chooses every learner's
+settings on its own validation tasks. What is done is kept in the folder, world by world.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from mamlkit.algorithms import maml
 from mamlkit.data import omniglot_files, worlds
 from mamlkit.files import write_atomically
 from mamlkit.intervals import mean_ci95
-from mamlkit.meta import evaluate, query_loss
+from mamlkit.meta import batch_loss, evaluate, query_loss
 from mamlkit.models import initial_params, mlp
 from mamlkit.page import records
 from mamlkit.tasks import Batch, Params, Task
@@ -58,7 +58,13 @@ class Config:
     n_test: int = 200
     """Tasks to be measured on, in each seed."""
     k_query: int = 10
-    """Queries of a task."""
+    """Queries of a task, in a generated world and of the patients."""
+    k_patient: int = 10
+    """Rows in a patient's support set."""
+    known_until: int = 75
+    """Days of which a patient's support rows are; the middle visit of each is later."""
+    asked_from: int = 150
+    """The first day of which a patient is asked; the middle visit of each is earlier."""
     hidden: int = 32
     """Units in each of the two hidden layers."""
     meta_steps: int = 500
@@ -117,8 +123,9 @@ def data_folder() -> Path:
     return Path(place)
 
 
-def patients(config: Config, seed: int) -> Data:
-    """A patient a task: ten rows of the first 60 days to learn from, the queries from day 90 on."""
+@cache
+def patient_rows() -> tuple[Tensor, ...]:
+    """Of each patient the rows `(n, 2 + d)` in the order of time: day, score, and what a voice is described by."""
     path = data_folder() / "parkinsons_motor.csv.gz"
     text = gzip.decompress(path.read_bytes())
     if hashlib.sha256(text).hexdigest() != PATIENTS:
@@ -128,14 +135,55 @@ def patients(config: Config, seed: int) -> Data:
     of: dict[str, list[list[float]]] = {}
     for line in lines:
         of.setdefault(line["task"], []).append([float(line[name]) for name in ("test_time", "y", *inputs)])
+    names = sorted(of, key=lambda n: hashlib.sha256(n.encode()).hexdigest())
+    return tuple(torch.tensor(sorted(of[name]), dtype=torch.float64) for name in names)
+
+
+def middle_visit(rows: Tensor) -> int | None:
+    """The day on which the scores of `rows` go on in another straight line, or None where one line holds all of them.
+
+    Scores were measured at three visits and interpolated between them, to three digits.
+    """
+    day, score = rows[:, 0], rows[:, 1]
+    knots = torch.arange(math.ceil(day[0]) + 1, math.floor(day[-1]), dtype=day.dtype)
+    hinges = (day - knots[:, None]).clamp(min=0)
+    pieces = torch.stack([torch.ones_like(hinges), day.expand_as(hinges), hinges], -1)
+
+    def misses(design: Tensor) -> Tensor:
+        fitted = design @ torch.linalg.lstsq(design, score[:, None].expand(*design.shape[:-1], 1)).solution
+        return (fitted[..., 0] - score).abs().amax(-1)
+
+    if misses(pieces[0, :, :2]) < 0.01:
+        return None
+    missed = misses(pieces)
+    if missed.min() > 0.01:
+        raise ValueError("the scores of a patient do not lie on two straight lines")
+    return int(knots[missed.argmin()])
+
+
+def visited() -> list[tuple[Tensor, int]]:
+    """The patients whose middle visit shows in their scores, with its day."""
+    found = [(rows, middle_visit(rows)) for rows in patient_rows()]
+    return [(rows, visit) for rows, visit in found if visit is not None]
+
+
+def patients(config: Config, seed: int) -> Data:
+    """A patient a task: rows before the middle visit are known, rows long after it are asked.
+
+    Until the middle visit a score is interpolated between the first and the middle one, so all of that is known on the day of
+    the middle visit; what is asked lies later and hangs on the last visit. Where no middle visit shows, this can't be said.
+    """
     tasks = []
-    for name in sorted(of, key=lambda n: hashlib.sha256(n.encode()).hexdigest()):
-        rows = torch.tensor(sorted(of[name]), dtype=torch.float64)
-        halves = rows[rows[:, 0] < 60], rows[rows[:, 0] >= 90]
-        counts = 10, 2 * config.k_query
+    for rows, visit in visited():
+        if not config.known_until < visit < config.asked_from:
+            raise ValueError(
+                f"a middle visit on day {visit} is not between {config.known_until} and {config.asked_from}"
+            )
+        halves = rows[rows[:, 0] < config.known_until], rows[rows[:, 0] >= config.asked_from]
+        counts = config.k_patient, config.k_query
         picked = [half[torch.linspace(0, len(half) - 1, k).long()] for half, k in zip(halves, counts)]
         tasks.append(torch.cat(picked))
-    every = torch.stack(tasks)  # (42, 30, 2 + d)
+    every = torch.stack(tasks)  # (patients, k_patient + k_query, 2 + d)
     fold = torch.arange(len(every)) % 6
     held, chosen = 2 * seed, (2 * seed + 2) % 6
     test, validation = (fold == held) | (fold == held + 1), fold == chosen
@@ -144,8 +192,8 @@ def patients(config: Config, seed: int) -> Data:
     every = ((every - mean) / spread).clamp(-3, 3).float()  # a few voices lie ten deviations off
 
     def stack(which: Tensor) -> Task:
-        y, x = every[which][..., 1:2], every[which][..., 2:]
-        return Task(Batch(x[:, :10], y[:, :10]), Batch(x[:, 10:], y[:, 10:]))
+        known, asked = every[which].split((config.k_patient, config.k_query), 1)
+        return Task(*(Batch(rows[..., 2:], rows[..., 1:2]) for rows in (known, asked)))
 
     return Data(stack(train), stack(validation), stack(test))
 
@@ -277,6 +325,21 @@ def ridge_alone(features: Any, strength: float) -> Callable[[Task], Tensor]:
     return judge
 
 
+def last_score(tasks: Task) -> Tensor:
+    """The rule that repeats a patient's last known score."""
+    return (tasks.support.y[:, -1:] - tasks.query.y).square().mean((1, 2))
+
+
+def straight_on(tasks: Task) -> Tensor:
+    """The rule that extends the line through a patient's known scores; days are the third of the inputs."""
+    days = [columns(batch.x[..., 2:3]) for batch in tasks]
+    return errors(torch.linalg.lstsq(days[0], tasks.support.y.double()).solution, days[1], tasks.query.y)
+
+
+RULES = {"patients": {"last": last_score, "line": straight_on}}
+"""What needs no training, of a world that has such a rule."""
+
+
 def network(config: Config, d: int) -> Any:
     return mlp([d, config.hidden, config.hidden, 1])
 
@@ -319,81 +382,128 @@ def trained(config: Config, data: list[Data], *, inner_lr: float | None, meta_lr
     ).params
 
 
-def stepped(config: Config, params: Params, tasks: list[Task], rate: float, steps: int) -> list[Tensor]:
-    model = network(config, tasks[0].support.x.shape[-1])
-    adapt = partial(maml.adapt, model, inner_lr=rate, inner_steps=steps)
-    found = [
-        evaluate(model, adapt, {k: p[i] for k, p in params.items()}, task) for i, task in enumerate(tasks)
+def careful(config: Config, d: int, *, rate: float, steps: int) -> Any:
+    """A network and its `adapt`, which takes steps back that end with more support loss than they began with, or with none."""
+    model = network(config, d)
+
+    def adapt(params: Params, support: Batch) -> Params:
+        moved = maml.adapt(model, params, support, inner_lr=rate, inner_steps=steps)
+        fell = batch_loss(model, moved, support) <= batch_loss(model, params, support)  # False if not finite
+        return {name: torch.where(fell, moved[name], params[name]) for name in params}
+
+    return model, adapt
+
+
+def stepped(config: Config, params: Params, knob: dict[str, Any], tasks: Task) -> Tensor:
+    """One seed's errors after such steps."""
+    model, adapt = careful(config, tasks.support.x.shape[-1], **knob)
+    return evaluate(model, adapt, params, tasks)
+
+
+def taken_back(config: Config, params: Params, knob: dict[str, Any], tasks: Task) -> int:
+    """How many of the tasks stay at the start."""
+    model, adapt = careful(config, tasks.support.x.shape[-1], **knob)
+
+    def stayed(_: Any, adapted: Params, __: Batch) -> Tensor:
+        return torch.stack([(adapted[name] == params[name]).all() for name in params]).all()
+
+    return int(evaluate(model, adapt, params, tasks, metric=stayed).sum()) if knob["steps"] else 0
+
+
+class Try(NamedTuple):
+    """A learner with settings, ready for one seed's tasks."""
+
+    settings: dict[str, Any]
+    judge: Callable[[Task], Tensor]
+    """From tasks to the error on each."""
+    taken_back: Callable[[Task], int] | None = None
+    """From tasks to the number of those whose steps were taken back."""
+
+
+def tries(config: Config, data: list[Data]) -> dict[str, list[list[Try]]]:
+    """Of each learner, for each seed, all that is tried."""
+    seeds, d = range(len(data)), data[0].train.support.x.shape[-1]
+    kinds: dict[str, Any] = {"columns": columns}
+    if 1 + d + d * (d + 1) // 2 <= config.most_features:
+        kinds["products"] = products
+    grid = [
+        {"rate": rate, "steps": steps}
+        for rate in config.test_lrs
+        for steps in config.test_steps
+        if steps or rate == config.test_lrs[0]
     ]
-    return [e.nan_to_num(math.inf) for e in found]
+    middle = config.meta_lrs[len(config.meta_lrs) // 2]
+    ways: dict[str, list[dict[str, Any]]] = {
+        "MAML": [{"inner_lr": lr, "meta_lr": middle} for lr in config.inner_lrs],
+        "joint": [{"inner_lr": None, "meta_lr": lr} for lr in config.meta_lrs],
+    }
+    found: dict[str, list[list[Try]]] = {of: [[] for _ in seeds] for of in (*ways, "alone", "mixed")}
+    for learner, ways_of in ways.items():
+        for settings in ways_of:
+            params = trained(config, data, **settings)
+            for i in seeds:
+                own = {k: p[i] for k, p in params.items()}
+                for knob in grid:
+                    of = config, own, knob
+                    one = Try(settings | knob, partial(stepped, *of), partial(taken_back, *of))
+                    found[learner][i].append(one)
+    for i in seeds:
+        for kind, features in kinds.items():
+            found["alone"][i] += [
+                Try({"features": kind, "ridge": ridge}, ridge_alone(features, ridge))
+                for ridge in config.ridges
+            ]
+            found["mixed"][i].append(Try({"features": kind}, mixed_model(config, features, data[i])))
+    return found
 
 
-def joined(errors_: list[Tensor]) -> float:
-    return torch.cat(errors_).mean().item()
+def chosen(tried: list[Try], validation: Task) -> Try:
+    """What has the least error on a seed's validation tasks."""
+    return min(tried, key=lambda one: one.judge(validation).mean().item())
 
 
 def compete(name: str, config: Config) -> dict[str, Any]:
     """All learners in one world."""
     began = time.process_time()
     data = [SOURCES[name](config, seed) for seed in config.seeds]
-    validation, test = [d.validation for d in data], [d.test for d in data]
-    kinds = {"columns": columns}
-    d = data[0].train.support.x.shape[-1]
-    if 1 + d + d * (d + 1) // 2 <= config.most_features:
-        kinds["products"] = products
     results: dict[str, Any] = {}
+    kept: dict[str, list[Tensor]] = {}
 
-    def keep(learner: str, each: list[Tensor], settings: dict[str, Any]) -> None:
+    def keep(of: str, each: list[Tensor], **more: Any) -> None:
         ci = mean_ci95(torch.cat(each))
-        results[learner] = {
+        seeds = [round(e.mean().item(), 5) for e in each]
+        results[of] = {
             "mean": round(ci.mean, 5),
             "half_width": round(ci.half_width, 5),
-            "seeds": [round(e.mean().item(), 5) for e in each],
-            **settings,
+            "seeds": seeds,
+            **more,
         }
-        kept[learner] = torch.cat(each).double()
+        kept[of] = each
 
-    kept: dict[str, Tensor] = {}
-    grid = [
-        (rate, steps)
-        for rate in config.test_lrs
-        for steps in config.test_steps
-        if steps or rate == config.test_lrs[0]
-    ]
-    middle = config.meta_lrs[len(config.meta_lrs) // 2]
-    ways = {
-        "MAML": [{"inner_lr": lr, "meta_lr": middle} for lr in config.inner_lrs],
-        "joint": [{"inner_lr": None, "meta_lr": lr} for lr in config.meta_lrs],
-    }
-    for learner, tries in ways.items():
-        best: tuple[float, Any, Any, Any] = (math.inf, None, None, None)
-        for settings in tries:
-            params = trained(config, data, **settings)
-            for rate, steps in grid:
-                e = joined(stepped(config, params, validation, rate, steps))
-                if e < best[0]:
-                    best = (e, params, settings, (rate, steps))
-        _, params, settings, (rate, steps) = best
-        keep(learner, stepped(config, params, test, rate, steps), {**settings, "rate": rate, "steps": steps})
-    alone = {(k, r): ridge_alone(f, r) for k, f in kinds.items() for r in config.ridges}
-    kind, ridge = min(alone, key=lambda key: joined([alone[key](t) for t in validation]))
-    keep("alone", [alone[kind, ridge](t) for t in test], {"features": kind, "ridge": ridge})
-    mixed = {k: [mixed_model(config, f, one) for one in data] for k, f in kinds.items()}
-    kind = min(mixed, key=lambda k: joined([m(t) for m, t in zip(mixed[k], validation)]))
-    keep("mixed", [m(t) for m, t in zip(mixed[kind], test)], {"features": kind})
-    mean = [(one.test.query.y - of_rows(one.train).y.mean()).square().mean((1, 2)) for one in data]
-    keep("mean", mean, {})
-    if data[0].floor is not None:
-        keep("floor", [one.floor for one in data], {})
-        results["floor"]["carried"] = round(torch.cat([one.carried for one in data]).median().item(), 1)
-    off = mean_ci95(kept["MAML"] - kept["mixed"])
-    results["MAML less mixed"] = {"mean": round(off.mean, 5), "half_width": round(off.half_width, 5)}
-    off = mean_ci95(kept["MAML"] - kept["joint"])
-    results["MAML less joint"] = {"mean": round(off.mean, 5), "half_width": round(off.half_width, 5)}
-    train = data[0].train
-    results["tasks"] = len(train.support.x)
-    results["k_shot"], results["columns"] = train.support.x.shape[1], d
-    results["measured"] = sum(len(t.support.x) for t in test)
+    for learner, by_seed in tries(config, data).items():
+        best = [chosen(tried, one.validation) for tried, one in zip(by_seed, data)]
+        each = [one.judge(of.test).double() for one, of in zip(best, data)]
+        more = {"settings": [one.settings for one in best]}
+        if all(one.taken_back for one in best):
+            more["taken_back"] = [one.taken_back(of.test) for one, of in zip(best, data)]
+        keep(learner, each, **more)
+    for rule, judge in RULES.get(name, {}).items():
+        keep(rule, [judge(one.test).double() for one in data])
+    rivals = [learner for learner in kept if learner != "MAML"]
+    keep("mean", [(one.test.query.y - of_rows(one.train).y.mean()).square().mean((1, 2)) for one in data])
+    floors = [one.floor for one in data if one.floor is not None]
+    if floors:
+        carried = torch.cat([one.carried for one in data if one.carried is not None])
+        keep("floor", floors, carried=round(carried.median().item(), 1))
+    for rival in rivals:
+        keep(f"MAML less {rival}", [a - b for a, b in zip(kept["MAML"], kept[rival])])
+    results["tasks"] = [len(one.train.support.x) for one in data]
+    results["k_shot"], results["columns"] = data[0].train.support.x.shape[1:]
+    results["measured"] = sum(len(one.test.support.x) for one in data)
+    if name == "patients":
+        visits = [visit for _, visit in visited()]
+        results["middle_visits"] = [min(visits), max(visits)]
+        results["left_out"] = len(patient_rows()) - len(visits)
     results["seconds"] = round(time.process_time() - began, 1)
     return results
 
