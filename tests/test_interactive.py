@@ -215,7 +215,7 @@ def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(
         lambda: slide(page, "steps K", 9),
         lambda: slide(page, "rate α", 0.15),
         lambda: slide(page, "prior width τ/σ", 2.0),
-        lambda: page.get_by_label("prior width").press("ArrowRight"),
+        lambda: page.keyboard.press("ArrowRight"),
     )
     assert not reached.is_visible()
     wanted = float(rows(page)[0][-1])

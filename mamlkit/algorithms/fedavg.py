@@ -56,11 +56,11 @@ def server_round(
     """
     check_clients(clients, weights)
     theta = constant(params)
-    phi = local_work(adapt, theta, clients)
-    return {name: t + server_lr * average(weights, phi[name] - t) for name, t in theta.items()}
+    phi = client_ends(adapt, theta, clients)
+    return {name: t + server_lr * client_mean(weights, phi[name] - t) for name, t in theta.items()}
 
 
-def local_work(adapt: Adapt, params: Params, clients: Any) -> Params:
+def client_ends(adapt: Adapt, params: Params, clients: Any) -> Params:
     """Where each client ends, by name, stacked: `(n_clients, ...)`. Derived in chapter `learning-goes-on`."""
     if isinstance(clients, list):
         ends = [adapt(params, client) for client in clients]
@@ -69,7 +69,7 @@ def local_work(adapt: Adapt, params: Params, clients: Any) -> Params:
     return phi
 
 
-def average(weights: Tensor, of_clients: Tensor) -> Tensor:
+def client_mean(weights: Tensor, of_clients: Tensor) -> Tensor:
     """sum_i p_i v_i of what clients have, `(n_clients, ...)`, where p = weights / sum. Derived in chapter `learning-goes-on`."""
     p = weights.to(of_clients)  # whole numbers would be divided in single precision
     mean: Tensor = torch.tensordot(p / p.sum(), of_clients, 1)

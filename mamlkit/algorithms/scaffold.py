@@ -22,7 +22,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from mamlkit.algorithms import maml
-from mamlkit.algorithms.fedavg import average, check_clients, local_work
+from mamlkit.algorithms.fedavg import check_clients, client_ends, client_mean
 from mamlkit.calls import checked, refuse
 from mamlkit.gradients import dot
 from mamlkit.meta import Loss, batch_loss
@@ -74,9 +74,9 @@ def server_round(
 
     Karimireddy et al. (2020), Algorithm 1. Derived in chapter `learning-goes-on`.
     """
-    _check(params, controls, clients, weights, inner_lr, inner_steps)
+    check_round(params, controls, clients, weights, inner_lr, inner_steps)
     theta = maml.constant(params)
-    tilt = {name: average(weights, c) - c for name, c in controls.items()}  # c - c_i
+    tilt = {name: client_mean(weights, c) - c for name, c in controls.items()}  # c - c_i
 
     def tilted_loss(model: nn.Module, phi: Params, client: Any) -> Tensor:  # its slope is grad L_i - c_i + c
         own, slope = client
@@ -84,13 +84,13 @@ def server_round(
 
     local = partial(maml.adapt, model, inner_lr=inner_lr, inner_steps=inner_steps, loss=tilted_loss)
     listed = isinstance(clients, list)
-    phi = local_work(local, theta, [*zip(clients, one_by_one(tilt))] if listed else (clients, tilt))
+    phi = client_ends(local, theta, [*zip(clients, one_by_one(tilt))] if listed else (clients, tilt))
     walk = {name: t - phi[name] for name, t in theta.items()}
     controls = {name: v / (inner_steps * inner_lr) - tilt[name] for name, v in walk.items()}
-    return {name: t - server_lr * average(weights, walk[name]) for name, t in theta.items()}, controls
+    return {name: t - server_lr * client_mean(weights, walk[name]) for name, t in theta.items()}, controls
 
 
-def _check(
+def check_round(
     params: Params,
     controls: dict[str, Tensor],
     clients: Any,
@@ -98,6 +98,12 @@ def _check(
     inner_lr: float,
     inner_steps: int,
 ) -> None:
+    """Nothing, if a round can run.
+
+    Raises:
+        TypeError: clients that hold something else than tensors.
+        ValueError: what `server_round` raises.
+    """
     check_clients(clients, weights)
     check_counts(1, inner_steps=inner_steps)
     wanted = {name: (len(weights), *p.shape) for name, p in params.items()}

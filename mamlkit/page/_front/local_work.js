@@ -114,7 +114,7 @@ function render({ model, el }) {
   const curves = Object.fromEntries(["fedavg", "scaffold"].map((name) => [name, shape("path", { class: "maml-line", style: colour(name) })]));
   speed.inside.append(limit, curves.fedavg, curves.scaffold);
   const said = finding();
-  const aim = goal(`find a K from which SCAFFOLD needs the fewest rounds to within ${nearness}, at this rate.`);
+  const aim = goal(`find a K with which SCAFFOLD needs the fewest rounds to within ${nearness}, at this rate.`);
   const fewest = {};  // by federation and rate; looked for once
 
   begin(

@@ -86,6 +86,8 @@ function render({ model, el }) {
     shares.node,
   );
 
+  el.querySelector(".maml-hint").textContent = "drag the fit";
+
   keepDrawn(model, ["fit", "inner_steps", "inner_lr", "width", "unevenness"], [plane], () => {
     const [fit, innerSteps, innerLr, width] = ["fit", "inner_steps", "inner_lr", "width"].map((name) => model.get(name));
     const [both, widths] = [eigenvalues(), implied()];
