@@ -214,7 +214,7 @@ def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(
         page,
         lambda: slide(page, "steps K", 9),
         lambda: slide(page, "rate α", 0.15),
-        lambda: slide(page, "prior width τ/σ", 2.0),
+        lambda: slide(page, "prior width τ/σ", 1.0),
         lambda: page.keyboard.press("ArrowRight"),
     )
     assert not reached.is_visible()
