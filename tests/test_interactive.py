@@ -207,19 +207,19 @@ def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(
     assert "No single width is both" in said(page)
     assert not reached.is_visible()
 
-    slide(page, "uneven inputs", 0)
+    slide(page, "unevenness", 0)
     click(page, "Take the steps' wider width")
     assert "The two priors are one" in said(page)
     assert all_differ(
         page,
         lambda: slide(page, "steps K", 9),
         lambda: slide(page, "rate α", 0.15),
-        lambda: slide(page, "prior width τ/σ", 1.0),
+        lambda: slide(page, "width τ/σ", 1.0),
         lambda: page.keyboard.press("ArrowRight"),
     )
     assert not reached.is_visible()
     wanted = float(rows(page)[0][-1])
-    slide(page, "prior width τ/σ", wanted)
+    slide(page, "width τ/σ", wanted)
     drag(grip(page, "least squares fit"), -60, 50)
     page.keyboard.press("Shift+ArrowLeft")
     assert reached.is_visible()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from xml.etree import ElementTree
@@ -82,6 +83,9 @@ def test_each_corner_of_a_contour_has_the_same_loss(javascript):
     np.testing.assert_allclose(np.einsum("ni,ij,nj->n", corners, A[1], corners) / 2, 0.7, rtol=1e-12)
 
 
+COUNTED = "((off) => roundsNeeded(() => [off.shift(), 0], [9, 0], [0, 0], 1, off.length))"
+
+
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
@@ -91,6 +95,9 @@ def test_each_corner_of_a_contour_has_the_same_loss(javascript):
         ("[0.5, 1].map(verdict)", ["one step lands on the minimum", "it jumps between two points for ever"]),
         ("verdict(0.8)", "it jumps from side to side and converges"),
         ("[0.3, 0.8, 1.05].map((s) => descend(1, s, 3)[3])", pytest.approx([0.4**3, -(0.6**3), -(1.1**3)])),
+        # a walk that leaves again has not arrived
+        (f"{COUNTED}([0.5, 3, 0.5, 0.4, 0.5])", 3),
+        (f"{COUNTED}([0.5, 0.5, 0.5, 0.5, 3])", math.inf),
         # where the step solves every task, no single initialisation is best
         ("commonOptimum([curvatureAfter([[2, 0], [0, 2]], 0.5)], [[1, 1]])", None),
     ],
