@@ -179,3 +179,12 @@ def test_only_the_ratios_of_the_weights_count_and_a_client_without_weight_does_n
 
     more = torch.tensor([0.75, 0.25, 0.0], dtype=torch.float64)
     assert alike(fedavg.server_round(adapt, params, tasks.support, weights=more), ours)
+
+
+def test_controls_of_other_clients_or_parameters_are_refused_with_their_cure() -> None:
+    model, params, tasks = regression()
+
+    for controls in (scaffold.initial_controls(params, 2), {}):
+        settings = {"weights": SIZES, "inner_lr": RATE, "inner_steps": 2}
+        with pytest.raises(ValueError, match=r"make it with initial_controls\(params, 3\)"):
+            scaffold.server_round(model, params, controls, tasks.support, **settings)
