@@ -1,10 +1,11 @@
-"""The five interactive figures, small, and what one does to a page that shows them."""
+"""The seven interactive figures, small, and what one does to a page that shows them."""
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,12 +38,28 @@ game = partial(widgets.few_shot_game, image_tasks(20))
 POLICY = ([[-0.76, -0.01], [0.02, -0.75]], [0.045, 0.022])
 GOALS = [[0.45, 0.0], [0.0, 0.45], [-0.318, 0.318]]
 navigation = partial(widgets.point_navigation, POLICY, GOALS, inner_lr=0.015)
+prior = partial(widgets.prior_width, [1.0, -0.5], [2.2, 0.4], n=6)
+
+
+def federations():
+    """Two federations of three clients: curvatures, bottoms, shares."""
+    generator = np.random.default_rng(0)
+    turn = np.linalg.qr(generator.normal(size=(2, 3, 2, 2)))[0]
+    scales = generator.uniform(0.05, 0.95, size=(2, 3, 2))
+    shares = np.array([[0.5, 0.2, 0.3], [0.1, 0.7, 0.2]])
+    return turn @ (scales[..., None] * turn.swapaxes(-1, -2)), generator.normal(size=(2, 3, 2)), shares
+
+
+FEDERATIONS = federations()
+work = partial(widgets.local_work, *FEDERATIONS, start=[3.0, 3.0])
 FIGURES = {
     "descent": descent,
     "plane": plane,
     "sinusoid": sinusoid,
     "game": game,
     "navigation": navigation,
+    "prior": prior,
+    "work": work,
 }
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 

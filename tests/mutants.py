@@ -42,6 +42,7 @@ NEAREST = {
     "image_sets": "datasets",
     "compiling": "training",
     "calls": "bad_input",
+    "scaffold": "fedavg",
 }
 SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled")
 

@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from mamlkit import gradients, intervals, meta, models, sampling, training
 from mamlkit.algorithms import (
     cavia,
+    fedavg,
     imaml,
     learned_optimiser,
     leo,
@@ -32,10 +33,11 @@ from mamlkit.algorithms import (
     protonet,
     reptile,
     ridge,
+    scaffold,
 )
 from mamlkit.data import image_sets
 from mamlkit.page import checks, figures, records
-from mamlkit.tasks import Batch, Task, part
+from mamlkit.tasks import Batch, Task, one_by_one, part
 
 NAN, INF = math.nan, math.inf
 NOT_WHOLE = [0, -1, 1.5, "3", None, NAN, True]
@@ -120,7 +122,8 @@ def inputs() -> dict[str, object]:
     return {"model": model, "params": params, "tasks": tasks, "task": task, "support": task.support, "batch": task.support,
         "adapt": adapt, "x": task.support.x, "task_loss": partial(meta.query_loss, model, adapt),
         "meta_optimizer": torch.optim.SGD(params.values(), lr=0.1),
-        "vector": vector, "ridge": regression, "generator": generator, "items": torch.rand(5, 4, 1, 2, 2), **beside}  # fmt: skip
+        "vector": vector, "ridge": regression, "generator": generator, "clients": tasks.support,
+        "controls": scaffold.initial_controls(params, 2), "items": torch.rand(5, 4, 1, 2, 2), **beside}  # fmt: skip
 
 
 CONTEXT = cavia.Context(models.mlp([6, 4, 3]), 2)
@@ -133,6 +136,12 @@ CHUNK = NOT_WHOLE[:4] + NOT_WHOLE[5:]
 LEARNED = {k: PARAMS[k] for k in ("None", "list", "empty", "numpy")} | {
     "params of the model": lambda p: part(p, "model.")
 }
+CLIENTS = {"None": lambda c: None, "unstacked": lambda c: Batch(c.x[0], c.y[0]), "no clients": lambda c: [],
+    "three": lambda c: one_by_one(c) * 2, "empty client": lambda c: [Batch(c.x[0][:0], c.y[0][:0])] * 2,
+    **changes("x", {k: TENSORS[k] for k in ("numpy", "None", "empty", "short")}), **changes("y", {"-1": LABELS["-1"],
+    "n_way": LABELS["n_way"]})}  # fmt: skip
+WEIGHTS = {"None": lambda w: None, "list": lambda w: w.tolist(), "three": lambda w: torch.ones(3), "negative": lambda w: -w,
+    "zeros": lambda w: 0 * w, "nan": lambda w: w * NAN, "column": lambda w: w[:, None]}  # fmt: skip
 LEARNING = {"params": LEARNED, "inner_steps": NOT_WHOLE[1:], "support": BATCH, "model": MODULE}
 # function, its good arguments, the bad values of each argument (a list, or named changes of the good one)
 CALLS = [
@@ -144,6 +153,15 @@ CALLS = [
     (imaml.task_loss, "model adapt params task", {"strength": 1.0, "cg_steps": 2}, {"strength": [0, *RATE],
         "cg_steps": NOT_WHOLE, "adapt": FUNCTION}),
     (reptile.task_loss, "model adapt params task", {}, {"adapt": FUNCTION, "task": ["tasks"]}),
+    (fedavg.server_round, "adapt params", {"clients": "clients", "weights": torch.tensor([2.0, 1.0])}, {"adapt": FUNCTION,
+        "params": PARAMS, "clients": CLIENTS, "weights": WEIGHTS, "server_lr": [NAN, INF, "1", None]}),
+    (scaffold.server_round, "model params", {"controls": "controls", "clients": "clients", "inner_lr": 0.1, "inner_steps": 2,
+        "weights": torch.tensor([2.0, 1.0])}, {"model": MODULE, "params": PARAMS, "clients": CLIENTS, "weights": WEIGHTS,
+        "inner_lr": [0, *RATE], "inner_steps": NOT_WHOLE, "server_lr": [NAN, INF, "1", None], "loss": FUNCTION,
+        "controls": {"one client": lambda c: {k: t[:1] for k, t in c.items()}, "None": lambda c: None,
+        "empty": lambda c: {}, "list": lambda c: list(c.values())}}),
+    (scaffold.initial_controls, "params", {"n_clients": 2}, {"n_clients": NOT_WHOLE, "params": {k: PARAMS[k] for k in ("None",
+        "list", "empty", "numpy")}}),
     (protonet.adapt, "model params support", {}, {"model": MODULE, "support": SOLVED,
         "params": {k: PARAMS[k] for k in ("None", "list", "empty", "numpy", "unknown name")}}),
     (ridge.adapt, "model support", {"params": "ridge"}, {"model": MODULE, "support": SOLVED,

@@ -17,7 +17,9 @@ from interactive import (
     middle,
     navigation,
     plane,
+    prior,
     sinusoid,
+    work,
 )
 
 from mamlkit.page import widgets
@@ -196,6 +198,58 @@ def test_a_click_near_a_goal_takes_that_goal(show):
     page.mouse.click(centre[0] + 0.2 * unit, centre[1] - 0.3 * unit)
     x, y = map(float, re.findall(r"[\d.]+", goal.get_attribute("aria-valuetext")))
     assert [x, y] == pytest.approx([0.2, 0.3], abs=0.006)
+
+
+def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(show):
+    page = show(prior().html)
+    first, reached = said(page), page.get_by_text("Goal reached")
+    click(page, "Take the steps' wider width")
+    assert "No single width is both" in said(page)
+    assert not reached.is_visible()
+
+    slide(page, "unevenness", 0)
+    click(page, "Take the steps' wider width")
+    assert "The two priors are one" in said(page)
+    assert all_differ(
+        page,
+        lambda: slide(page, "steps K", 9),
+        lambda: slide(page, "rate α", 0.15),
+        lambda: slide(page, "width τ/σ", 1.0),
+        lambda: page.keyboard.press("ArrowRight"),
+    )
+    assert not reached.is_visible()
+    wanted = float(rows(page)[0][-1])
+    slide(page, "width τ/σ", wanted)
+    drag(grip(page, "least squares fit"), -60, 50)
+    page.keyboard.press("Shift+ArrowLeft")
+    assert reached.is_visible()
+    assert all(float(steps) == pytest.approx(float(due), abs=0.006) for _, _, steps, due, _ in rows(page))
+
+    click(page, "Reset")
+    assert said(page) == first
+
+
+def test_local_work_moves_fedavg_and_has_a_best_amount_for_scaffold(show):
+    page = show(work().html)
+    first, reached = said(page), page.get_by_text("Goal reached")
+
+    def rounds(steps):
+        slide(page, "local steps K", steps)
+        return int(re.search(r"needs (\d+) round", said(page))[1])
+
+    needed = {steps: rounds(steps) for steps in range(1, 31)}
+    best = min(needed, key=needed.get)
+    assert needed[best] < min(needed[1], needed[30])
+    rounds(1)
+    assert "FedAvg rests at the joint optimum" in said(page)
+    rounds(best + 1)
+    page.keyboard.press("ArrowLeft")  # fill leaves the focus there
+    assert f"{best} local step" in said(page)
+    assert reached.is_visible()
+    assert all_differ(page, lambda: slide(page, "local rate η", 0.3), lambda: click(page, "Next federation"))
+
+    click(page, "Reset")
+    assert said(page) == first
 
 
 @pytest.mark.parametrize("way", [1, -1])

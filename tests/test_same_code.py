@@ -9,13 +9,14 @@ import refresh
 
 CHAPTERS = refresh.chapters()
 SHOWN = """
-algorithms.cavia.adapt algorithms.imaml.adapt algorithms.imaml.task_loss algorithms.learned_optimiser.update
-algorithms.maml.adapt algorithms.maml.adapt algorithms.maml.constant algorithms.mamlpp.annealed_weights
-algorithms.mamlpp.task_loss algorithms.meta_curvature.transformed algorithms.protonet.adapt algorithms.reptile.adapt
-algorithms.reptile.task_loss algorithms.ridge.solution gradients._ratio gradients.axpy gradients.conjugate_gradient
-gradients.dot gradients.hvp gradients.with_gradient meta._task_gradient meta.batch_loss meta.inductive_accuracy
-meta.meta_gradient meta.meta_step meta.predict meta.query_loss models._forward_in_bfloat16 models._in_float32
-models.in_bfloat16 sampling.draw_sinusoids sampling.sinusoid training._mean_over_ranks
+algorithms.cavia.adapt algorithms.fedavg.client_ends algorithms.fedavg.client_mean algorithms.fedavg.server_round
+algorithms.imaml.adapt algorithms.imaml.task_loss algorithms.learned_optimiser.update algorithms.maml.adapt
+algorithms.maml.adapt algorithms.maml.constant algorithms.mamlpp.annealed_weights algorithms.mamlpp.task_loss
+algorithms.meta_curvature.transformed algorithms.protonet.adapt algorithms.reptile.adapt algorithms.reptile.task_loss
+algorithms.ridge.solution algorithms.scaffold.server_round gradients._ratio gradients.axpy
+gradients.conjugate_gradient gradients.dot gradients.hvp gradients.with_gradient meta._task_gradient meta.batch_loss
+meta.inductive_accuracy meta.meta_gradient meta.meta_step meta.predict meta.query_loss models._forward_in_bfloat16
+models._in_float32 models.in_bfloat16 sampling.draw_sinusoids sampling.sinusoid training._mean_over_ranks
 """
 
 

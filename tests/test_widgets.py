@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from xml.etree import ElementTree
@@ -11,6 +12,7 @@ import pytest
 import torch
 import traitlets
 from interactive import (
+    FEDERATIONS,
     FIGURES,
     GOALS,
     POLICY,
@@ -22,6 +24,8 @@ from interactive import (
     navigation,
     network,
     plane,
+    prior,
+    work,
 )
 from torch.func import functional_call, grad
 
@@ -33,8 +37,8 @@ from mamlkit.tasks import Batch, Task
 def javascript(browser):
     """Evaluates an expression in what is `given` and what the front end defines."""
     page = browser.new_page()
-    names = "page stand_in mlp quadratics few_shot_game point_navigation gradient_descent"  # the last one's `render` stands
-    front = widgets._source(*(f"{name}.js" for name in names.split()))
+    names = "page stand_in goal mlp quadratics few_shot_game point_navigation prior_width local_work gradient_descent"
+    front = widgets._source(*(f"{name}.js" for name in names.split()))  # the last one's `render` stands
     return lambda expression, **given: page.evaluate(f"(given) => {{ {front}\nreturn {expression}; }}", given)
 
 
@@ -79,6 +83,9 @@ def test_each_corner_of_a_contour_has_the_same_loss(javascript):
     np.testing.assert_allclose(np.einsum("ni,ij,nj->n", corners, A[1], corners) / 2, 0.7, rtol=1e-12)
 
 
+COUNTED = "((off) => roundsNeeded(() => [off.shift(), 0], [9, 0], [0, 0], 1, off.length))"
+
+
 @pytest.mark.parametrize(
     ("expression", "value"),
     [
@@ -88,6 +95,9 @@ def test_each_corner_of_a_contour_has_the_same_loss(javascript):
         ("[0.5, 1].map(verdict)", ["one step lands on the minimum", "it jumps between two points for ever"]),
         ("verdict(0.8)", "it jumps from side to side and converges"),
         ("[0.3, 0.8, 1.05].map((s) => descend(1, s, 3)[3])", pytest.approx([0.4**3, -(0.6**3), -(1.1**3)])),
+        # a walk that leaves again has not arrived
+        (f"{COUNTED}([0.5, 3, 0.5, 0.4, 0.5])", 3),
+        (f"{COUNTED}([0.5, 0.5, 0.5, 0.5, 3])", math.inf),
         # where the step solves every task, no single initialisation is best
         ("commonOptimum([curvatureAfter([[2, 0], [0, 2]], 0.5)], [[1, 1]])", None),
     ],
@@ -219,6 +229,79 @@ def test_the_noise_of_the_page_is_standard_normal_and_its_seeds_are_independent(
     assert all(abs(np.corrcoef(row[:-lag], row[lag:])[0, 1]) < 0.025 for row in drawn for lag in (1, 2, 40))
 
 
+@pytest.mark.parametrize("unevenness", [0.0, 0.5])
+@pytest.mark.parametrize(("inner_lr", "inner_steps"), [(0.1, 1), (0.2, 4), (0.25, 12)])
+def test_the_page_adapts_and_shrinks_as_descent_and_the_posterior_mean_do(
+    javascript, unevenness, inner_lr, inner_steps
+):
+    n, width, turn, centre, fit = 6, 0.7, 0.5, np.array([1.0, -0.5]), np.array([2.2, 0.4])
+    e, q = np.array([1 + unevenness, 1 - unevenness]), np.array(javascript(f"eigenvectors({turn})")).T
+    gram = n * q @ np.diag(e) @ q.T  # X'X, and X'y = gram @ fit
+    w = centre
+    for _ in range(inner_steps):
+        w = w - inner_lr * 2 / n * gram @ (w - fit)
+    due = np.linalg.solve(gram + np.eye(2) / width**2, gram @ fit + centre / width**2)
+
+    given = {"fit": fit.tolist(), "centre": centre.tolist(), "e": e.tolist()}
+    ends = [f"keptBySteps(e, {inner_lr}, {inner_steps})", f"keptByPrior(e, {n}, {width})"]
+    places = [f"between(given.fit, given.centre, {turn}, given.e.map((e) => {kept}))" for kept in ends]
+    own = f"given.e.map((e) => impliedWidth(e, {n}, {inner_lr}, {inner_steps}))"
+    found = javascript(f"[{places[0]}, {places[1]}, {own}]", **given)
+
+    np.testing.assert_allclose(q.T @ q, np.eye(2), atol=1e-12)
+    np.testing.assert_allclose(found[:2], [w, due], rtol=1e-10)
+    precision = q @ np.diag(1 / np.square(found[2])) @ q.T  # the prior that K steps stand for
+    np.testing.assert_allclose(
+        np.linalg.solve(gram + precision, gram @ fit + precision @ centre), w, rtol=1e-9
+    )
+    assert np.isclose(*found[2]) == (unevenness == 0)
+
+
+def federated(steps, rate, rounds, controlled):
+    """The server's path from (3, 3), step by local step, in the first of the test's federations."""
+    a, w, p = (part[0] for part in FEDERATIONS)
+    theta, control, path = np.full(2, 3.0), np.zeros_like(w), []
+    for _ in range(rounds):
+        phi, common = np.tile(theta, (len(w), 1)), p @ control
+        for _ in range(steps):
+            phi = phi - rate * (np.einsum("nij,nj->ni", a, phi - w) - controlled * (control - common))
+        control, theta = control - common + (theta - phi) / (steps * rate), p @ phi
+        path.append(theta)
+    return np.array(path)
+
+
+def settled(path, goal, near):
+    """Rounds until the path stays within `near`."""
+    far = np.linalg.norm(path - goal, axis=1) >= near
+    return int(np.flatnonzero(far).max(initial=-1)) + 2
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(1, 0.9), (5, 0.5), (40, 0.7)])
+def test_the_page_walks_rests_and_counts_as_the_local_steps_do(javascript, steps, rate):
+    here = work().settings["federations"][0]
+    rounds = {"fedavg": "fedavgRound", "scaffold": "scaffoldRound"}
+    walked = [f"walkOf({name}(given, {rate}, {steps}), [3, 3], 30)" for name in rounds.values()]
+    counted = f"scaffoldNeeds(given, [3, 3], {rate}, {steps}, 1e-4)"
+    found = javascript(
+        f"[{', '.join(walked)}, fedavgRest(given, {rate}, {steps}), jointOptimum(given), {counted}]", **here
+    )
+
+    averaged, corrected = (federated(steps, rate, 1500, flag) for flag in (0, 1))
+    np.testing.assert_allclose(found[0][1:], averaged[:30], atol=1e-5)  # the page has six decimals
+    np.testing.assert_allclose(found[1][1:], corrected[:30], atol=1e-5)
+    np.testing.assert_allclose([found[2], found[3]], [averaged[-1], corrected[-1]], atol=1e-5)
+    assert found[4] == settled(corrected, np.array(found[3]), 1e-4)
+    assert np.allclose(found[2], found[3], atol=1e-5) == (steps == 1)
+
+
+def test_the_fewest_rounds_are_those_of_the_best_local_work(javascript):
+    here = work().settings["federations"][0]
+    each = "Array.from({ length: 60 }, (_, i) => scaffoldNeeds(given, [3, 3], 0.5, i + 1, 1e-6))"
+    needed, fewest = javascript(f"[{each}, fewestRounds(given, [3, 3], 0.5, 60, 1e-6)]", **here)
+
+    assert fewest == min(needed) < min(needed[0], needed[-1])
+
+
 def adapting(params, look="maml", **given):
     return widgets.sinusoid_adaptation({look: params}, **{"inner_lr": 0.1, **given})
 
@@ -229,6 +312,8 @@ def playing(change):
 
 two, w, a, nothing = partial(widgets.two_tasks, inner_lr=0.1), np.array(W), np.array(A), torch.zeros(1)
 walk = partial(widgets.point_navigation, inner_lr=0.015)
+steep, apart, shares = FEDERATIONS
+fed = partial(widgets.local_work, start=[3.0, 3.0])
 play, state, Trait = widgets.few_shot_game, network().state_dict(), traitlets.TraitError
 
 
@@ -260,6 +345,19 @@ play, state, Trait = widgets.few_shot_game, network().state_dict(), traitlets.Tr
         (lambda: walk(POLICY, [[0.6, 0.0]]), ValueError, "a goal lies outside ±0.5"),
         (lambda: walk(POLICY, GOALS, rollouts=1), ValueError, "rollouts=1 lies outside 2 to 60"),
         (lambda: walk(POLICY, GOALS, noise=0.0), ValueError, "noise=0.0 lies outside"),
+        (lambda: widgets.prior_width([1.0], w[0], n=6), ValueError, "centre and fit have shapes"),
+        (lambda: widgets.prior_width(w[0], w[0] * np.nan, n=6), ValueError, "must be finite"),
+        (lambda: prior(inner_lr=0.3), ValueError, "inner_lr=0.3 lies outside 0.01 to 0.25"),
+        (lambda: prior(inner_steps=0), ValueError, "inner_steps=0 lies outside"),
+        (lambda: prior(width=0.0), ValueError, "width=0.0 lies outside"),
+        (lambda: prior(unevenness=1.0), ValueError, "unevenness=1.0 lies outside"),
+        (lambda: fed(steep[0], apart, shares), ValueError, r"give \(F, n, 2, 2\), \(F, n, 2\), \(F, n\)"),
+        (lambda: fed(steep, apart * np.nan, shares), ValueError, "must be finite"),
+        (lambda: fed(-steep, apart, shares), ValueError, "positive eigenvalues"),
+        (lambda: fed(steep, apart, shares * 2), ValueError, "have the sum 1"),
+        (lambda: work(rate=3.0), ValueError, "rate=3.0 lies outside"),
+        (lambda: work(local_steps=0), ValueError, "local_steps=0 lies outside 1 to 100"),
+        (lambda: work(federation=2), ValueError, "federation=2 lies outside 0 to 1"),
         (lambda: setattr(plane(), "inner_lr", "large"), Trait, "inner_lr"),
         (lambda: setattr(plane(), "settings", {}), Trait, "settings"),
     ],

@@ -12,6 +12,7 @@ import hashlib
 import html
 import itertools
 import json
+import math
 import random
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -32,7 +33,9 @@ __all__ = [
     "Figure",
     "few_shot_game",
     "gradient_descent",
+    "local_work",
     "point_navigation",
+    "prior_width",
     "sinusoid_adaptation",
     "two_tasks",
 ]
@@ -398,6 +401,179 @@ def point_navigation(
             "reach": float(reach),
         },
         state={"goal": places[0].round(3).tolist(), "seed": 0, "rollouts": rollouts},
+    )
+
+
+def prior_width(
+    centre: ArrayLike,
+    fit: ArrayLike,
+    *,
+    n: int,
+    inner_lr: float = 0.1,
+    inner_steps: int = 4,
+    width: float = 0.7,
+    unevenness: float = 0.5,
+    turn: float = 0.5,
+    caption: str = "",
+) -> Figure:
+    """K gradient steps on a linear model beside the posterior mean under a normal prior of one width, in the plane of weights.
+
+    Along an eigenvector of X'X / n with the eigenvalue e the steps leave (1 - 2αe)^K of the centre, the posterior mean
+    1 / (1 + n e τ²/σ²). Both are equal wherever the fit is if the two eigenvalues are one and the width is that of the steps.
+    Derived in chapter `maml-is-a-prior` (Santos 1996; Grant et al. 2018).
+
+    Args:
+        centre: θ, `(2,)`, the start of the steps and the mean of the prior.
+        fit: the least squares fit to the task's examples at first, `(2,)`; the reader's is `figure.fit`.
+        n: the number of examples.
+        inner_lr: α at first, 0.01 to 0.25; no step overshoots. The reader's is `figure.inner_lr`.
+        inner_steps: K at first, 1 to 20; the reader's is `figure.inner_steps`.
+        width: τ/σ at first, 0.01 to 3; the reader's is `figure.width`.
+        unevenness: u at first, 0 to 0.9: X'X / n has the eigenvalues 1 + u and 1 - u. The reader's is `figure.unevenness`.
+        turn: the angle from the first axis to the direction in which inputs vary most, in radians.
+
+    >>> prior_width([1.0, -0.5], [2.0, 0.5], n=6).inner_steps
+    4
+    """
+    places = [np.asarray(place, dtype=float) for place in (centre, fit)]
+    shapes = " and ".join(str(place.shape) for place in places)
+    flat = all(place.shape == (2,) for place in places)
+    refuse(
+        {
+            f"centre and fit have shapes {shapes}; give 2 coordinates each": not flat,
+            "centre and fit must be finite; one of their numbers is not": not all(
+                np.isfinite(place).all() for place in places
+            ),
+        }
+    )
+    _within("n", n, 1, 1000)
+    _within("inner_lr", inner_lr, 0.01, 0.25)
+    _within("inner_steps", inner_steps, 1, 20)
+    _within("width", width, 0.01, 3.0)
+    _within("unevenness", unevenness, 0.0, 0.9)
+    _within("turn", turn, -np.pi, np.pi)
+    low, high = np.min(places, axis=0), np.max(places, axis=0)
+    middle, reach = (low + high) / 2, 0.8 + 0.6 * float((high - low).max())
+    return Figure(
+        "goal.js",
+        "prior_width.js",
+        title="Steps against prior width",
+        alt=(
+            "Interactive figure: a plane of weights with a centre, the fit to a task alone, the place where K gradient steps "
+            "from the centre end, and the posterior mean under a normal prior around the centre. The prior that the steps "
+            "stand for is drawn as an ellipse, the one that one dials as a circle. With uneven inputs no circle is the "
+            "ellipse; with even ones a single width makes the two priors, and the two answers, one."
+        ),
+        caption=caption,
+        colours={
+            "maml": _colour("maml"),
+            "prior": _colour("oracle"),
+            "centre": COLOURS["green"],
+            "fit": COLOURS["vermillion"],
+        },
+        settings={
+            "centre": places[0].round(3).tolist(),
+            "n": n,
+            "turn": float(turn),
+            "x": [middle[0] - reach, middle[0] + reach],
+            "y": [middle[1] - reach, middle[1] + reach],
+            "max_inner_lr": 0.25,
+            "max_steps": 20,
+            "max_width": 3.0,
+        },
+        state={
+            "fit": places[1].round(3).tolist(),
+            "inner_lr": float(inner_lr),
+            "inner_steps": inner_steps,
+            "width": float(width),
+            "unevenness": float(unevenness),
+        },
+    )
+
+
+def local_work(
+    curvatures: ArrayLike,
+    bottoms: ArrayLike,
+    shares: ArrayLike,
+    *,
+    start: ArrayLike,
+    rate: float = 0.5,
+    local_steps: int = 20,
+    federation: int = 0,
+    near: float = 1e-6,
+    rounds: int = 100,
+    caption: str = "",
+) -> Figure:
+    """Where FedAvg rests and how many rounds SCAFFOLD needs, on clients with the losses ½ (θ - wᵢ)ᵀ Aᵢ (θ - wᵢ) in the plane.
+
+    FedAvg rests at the mean of the wᵢ weighted by pᵢ (I - (I - ηAᵢ)^K), SCAFFOLD at the joint optimum, weighted by pᵢAᵢ. The
+    front end takes K local steps of every client in closed form. Derived in chapter `learning-goes-on` (McMahan et al. 2017,
+    Karimireddy et al. 2020).
+
+    Args:
+        curvatures: the Aᵢ of each federation, `(n_federations, n_clients, 2, 2)`, symmetric and positive definite.
+        bottoms: the wᵢ, `(n_federations, n_clients, 2)`.
+        shares: the pᵢ, `(n_federations, n_clients)`, not negative, with the sum 1 in each federation.
+        start: θ before the first round, `(2,)`.
+        rate: η at first, above 0; the reader's is `figure.rate`, up to 1 / (largest curvature).
+        local_steps: K at first, 1 to 100; the reader's is `figure.local_steps`.
+        federation: which one is shown at first, from 0; the reader's is `figure.federation`.
+        near: SCAFFOLD's rounds are counted until it stays within this distance of the joint optimum.
+        rounds: how many are drawn.
+    """
+    a, w, p, theta = (np.asarray(given, dtype=float) for given in (curvatures, bottoms, shares, start))
+    fits = (
+        p.ndim == 2
+        and p.size > 0
+        and a.shape == (*p.shape, 2, 2)
+        and w.shape == (*p.shape, 2)
+        and theta.shape == (2,)
+    )
+    finite = all(np.isfinite(part).all() for part in (a, w, p, theta))
+    usual = fits and finite
+    steepest = float(np.linalg.eigvalsh(a).max()) if usual else 1.0
+    definite = usual and np.allclose(a, a.swapaxes(-1, -2)) and np.linalg.eigvalsh(a).min() > 0
+    refuse(
+        {
+            f"curvatures, bottoms, shares and start have shapes {a.shape}, {w.shape}, {p.shape} and {theta.shape}; give "
+            "(F, n, 2, 2), (F, n, 2), (F, n) and (2,) for F federations of n clients": not fits,
+            "curvatures, bottoms, shares and start must be finite; one of their numbers is not": not finite,
+            "each of curvatures must be symmetric with positive eigenvalues; use B @ B.T + I": not definite,
+            "the shares of a federation must be at least 0 and have the sum 1": usual
+            and not (p.min() >= 0 and np.allclose(p.sum(1), 1)),
+        }
+    )
+    max_rate = math.floor(100 / steepest) / 100 or 1 / steepest
+    _within("rate", rate, 0.1 * max_rate, max_rate)
+    _within("local_steps", local_steps, 1, 100)
+    _within("federation", federation, 0, len(p) - 1)
+    _within("near", near, 1e-9, 1e-2)
+    _within("rounds", rounds, 10, 1000)
+    return Figure(
+        "quadratics.js",
+        "goal.js",
+        "local_work.js",
+        title="Local work against the resting point",
+        alt=(
+            "Interactive figure: clients with quadratic losses on a plane, their joint optimum, and the paths of federated "
+            "averaging and of SCAFFOLD over the rounds; beside it their distances from the joint optimum. With one local step "
+            "both end there. With more, federated averaging comes to rest elsewhere, and SCAFFOLD still ends at the joint "
+            "optimum, first in fewer rounds, then in more."
+        ),
+        caption=caption,
+        colours={"client": COLOURS["grey"], "fedavg": _colour("joint"), "scaffold": _colour("maml")},
+        settings={
+            "federations": [
+                {"curvatures": c.round(6).tolist(), "bottoms": b.round(6).tolist(), "shares": s.tolist()}
+                for c, b, s in zip(a, w, p)
+            ],
+            "start": theta.tolist(),
+            "max_rate": max_rate,
+            "max_steps": 100,
+            "near": near,
+            "rounds": rounds,
+        },
+        state={"local_steps": local_steps, "rate": float(rate), "federation": federation},
     )
 
 
