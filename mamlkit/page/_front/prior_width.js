@@ -62,7 +62,7 @@ function render({ model, el }) {
   const implied = () => eigenvalues().map((e) => impliedWidth(e, n, model.get("inner_lr"), model.get("inner_steps")));
   const said = finding();
   const aim = goal("lay the posterior mean on the adapted weights, so that it stays there wherever the fit is.");
-  const shares = table(["where inputs vary", "X′X/n", "kept by K steps", "kept by the prior", "K steps' width"], "Share of the centre that is left in each answer, and the prior width that K steps stand for");
+  const shares = table(["where inputs vary", "eigenvalue of X′X/n", "kept by K steps", "kept by the prior", "K steps' width"], "Share of the centre that is left in each answer, and the prior width that K steps stand for");
 
   begin(
     model, el,
