@@ -177,8 +177,9 @@ CURES = {
     "and a stack of tasks has axes (meta_batch_size, n, ...): torch.stack makes one",
     "flash|efficient_attention|attention.*derivative|derivative.*attention": "fused attention has no second derivative: run "
     "it inside `with sdpa_kernel(SDPBackend.MATH):`, from torch.nn.attention, or take first_order=True",
-    "[Nn]ested ?[Tt]ensor|fast path|_transformer_encoder_layer_fwd": "in eval() a transformer's layers take a path of their "
-    "own: call torch.backends.mha.set_fastpath_enabled(False)",
+    "[Nn]ested[ _]?[Tt]ensor|fast path|_transformer_encoder_layer_fwd": "in eval() a transformer's layers take a path of their "
+    "own: call torch.backends.mha.set_fastpath_enabled(False), and for a second derivative run it inside `with "
+    "sdpa_kernel(SDPBackend.MATH):`, from torch.nn.attention",
     "saved tensor hooks|saved_tensors_hooks": "torch.utils.checkpoint can't stand inside torch.func: leave it out; "
     "chunk_size=1 keeps the graph of a single task at a time, first_order=True that of a single step",
     "setup_context|generate_vmap_rule": "an autograd.Function needs a forward without ctx, a setup_context and "

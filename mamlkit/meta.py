@@ -309,15 +309,18 @@ def inductive_accuracy(
 
 
 @checked
-def nearest_neighbour(tasks: Task) -> Tensor:
+def nearest_neighbour(tasks: Task | list[Task]) -> Tensor:
     """The share of queries, `(n_tasks,)` in [0, 1], that the support drawing with the largest pixel cosine labels rightly.
 
-    The floor under every few-shot learner, which looks at pixels and learns nothing. Derived in chapter `few-shot-images`.
+    The floor under every few-shot learner, which looks at pixels, or at counts of words, and learns nothing. Derived in chapter
+    `few-shot-images`.
 
     Args:
-        tasks: a stack with x of shape `(n_tasks, n, ...)` and integer y.
+        tasks: a stack with x of shape `(n_tasks, n, ...)` and integer y, or a list of tasks of unequal sizes.
     """
     n_tasks(tasks)
+    if isinstance(tasks, list):
+        return torch.cat([nearest_neighbour(tree_map(lambda t: t[None], task)) for task in tasks])
     support, query = (F.normalize(batch.x.flatten(2), dim=-1) for batch in tasks)
     cosines = query @ support.transpose(1, 2)
     right = (tasks.support.y.gather(1, cosines.argmax(-1)) == tasks.query.y).float().mean(1)

@@ -35,7 +35,7 @@ from mamlkit.algorithms import (
     ridge,
     scaffold,
 )
-from mamlkit.data import image_sets
+from mamlkit.data import image_sets, texts
 from mamlkit.page import checks, figures, records
 from mamlkit.tasks import Batch, Task, one_by_one, part
 
@@ -346,7 +346,7 @@ def names_of_the_table(tmp_path: Path) -> dict[str, object]:
     return {
         **vars(models), **vars(training), **vars(records), "glyphs": image_sets.glyphs,
         "omniglot": image_sets.omniglot, "tmp_path": tmp_path, "torch": torch,
-        "math": math, "replace": replace, "datetime": datetime, "model": model, "params": params,
+        "token_ids": texts.token_ids, "math": math, "replace": replace, "datetime": datetime, "model": model, "params": params,
         "task_loss": task_loss, "sample": sample, "seeds": lambda n: training.stack_seeds([params] * n), "train": train,
         "NOW": now, "WHERE": where, "RECORD": records.Record(**good), "record": lambda **c: records.Record(**{**good, **c}),
         "collect": lambda **c: records.provenance(__file__, **{**collected, **c}),

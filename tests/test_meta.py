@@ -230,3 +230,11 @@ def test_the_nearest_neighbour_goes_by_the_angle_not_the_ink() -> None:
     query = Batch(torch.tensor([[[[5.0, 1.0]], [[0.1, 0.2]], [[0.0, 9.0]]]]), torch.tensor([[1, 0, 1]]))
 
     assert torch.allclose(nearest_neighbour(Task(support, query)), torch.tensor([2 / 3]))
+
+
+def test_the_nearest_neighbours_of_unequal_tasks_come_as_a_list() -> None:
+    x = torch.eye(3)
+    three = Task(Batch(x, torch.tensor([0, 1, 2])), Batch(x[:2], torch.tensor([0, 2])))
+    one = Task(Batch(x[:1], torch.tensor([1])), Batch(x, torch.tensor([1, 1, 0])))
+
+    assert nearest_neighbour([three, one]).tolist() == pytest.approx([1 / 2, 2 / 3])

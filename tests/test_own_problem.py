@@ -77,6 +77,24 @@ def test_a_text_is_read_by_a_transformer_from_ids_and_mask() -> None:
     assert "sdpa_kernel(SDPBackend.MATH)" in caught.value.__notes__[0]
 
 
+def test_in_eval_the_fast_path_of_a_transformer_is_named_and_can_be_left() -> None:
+    generator, model = seeded(), Reader().eval()
+    words = {"ids": torch.randint(5, (6, 4, 5)), "mask": torch.arange(5).expand(6, 4, 5) < 4}
+    tasks = class_tasks(words, 4, n_way=3, k_shot=1, k_query=2, generator=generator)
+    task_loss = partial(query_loss, model, partial(maml.adapt, model, inner_lr=0.1, inner_steps=1))
+
+    with pytest.raises(RuntimeError) as caught:
+        meta_gradient(task_loss, initial_params(model), tasks)
+    assert "set_fastpath_enabled(False)" in caught.value.__notes__[0]
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            gradients = meta_gradient(task_loss, initial_params(model), tasks)[1]
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    assert gradients["body.layers.0.linear1.weight"].any()
+
+
 def gaussian(model: nn.Module, params: Params, batch: Batch) -> Tensor:
     """The negative log-likelihood of a normal law with the predicted mean and log variance."""
     mean, log_variance = predict(model, params, batch.x).split(1, dim=-1)

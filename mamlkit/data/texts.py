@@ -44,7 +44,7 @@ class TextClasses(NamedTuple):
 
 
 def words(text: str) -> list[str]:
-    """The words of a text in small letters: runs of a to z, digits and apostrophes.
+    """The words of a text in small letters: runs of a to z, digits and apostrophes. Any other letter parts words like a space.
 
     >>> words("Don't panic, it's 42!")
     ["don't", 'panic', "it's", '42']
@@ -56,13 +56,21 @@ def token_ids(texts: Sequence[Sequence[str]], *, length: int, n_ids: int) -> Ten
     """Token ids `(classes, per_class, length)`, 1 to `n_ids` - 1 for a word and 0 for none; `per_class` is the shortest class's.
 
     A word's id is a checksum of its letters (the hashing trick, Weinberger et al. 2009): no vocabulary is fitted, every word
-    has an id, and a few share theirs. Longer texts are cut.
+    has an id, and a few share theirs. Longer texts are cut; a text without a word is all zeros.
+
+    Raises:
+        ValueError: a list of texts in place of a list of such lists, one a class; a class without a text; not one word.
 
     >>> token_ids([["to be or not to be"]], length=8, n_ids=100)
     tensor([[[37, 86, 24, 93, 37, 86,  0,  0]]])
     """
     check_counts(1, length=length)
     check_counts(2, n_ids=n_ids)
+    if flat := next((of_class for of_class in texts if isinstance(of_class, str)), None):
+        raise ValueError(
+            f"texts has {flat[:20]!r} where a class's list of texts belongs; put the texts of each class into a list, and these "
+            f"lists into one: [[text, text], [text, text]]"
+        )
     per_class = min((len(of_class) for of_class in texts), default=0)
     if not per_class:
         raise ValueError("texts has no class, or one without a text; give each class one at least")
@@ -71,7 +79,13 @@ def token_ids(texts: Sequence[Sequence[str]], *, length: int, n_ids: int) -> Ten
         found = [1 + zlib.crc32(word.encode()) % (n_ids - 1) for word in words(text)[:length]]
         return found + [0] * (length - len(found))
 
-    return torch.tensor([[ids(text) for text in of_class[:per_class]] for of_class in texts])
+    found = torch.tensor([[ids(text) for text in of_class[:per_class]] for of_class in texts])
+    if not found.any():
+        raise ValueError(
+            "texts has no word of a to z or digits, which are all that `words` knows; for another script give the kit the ids of "
+            "a tokeniser that knows it, 0 for none"
+        )
+    return found
 
 
 def docstrings(*packages: str, per_class: int = 20) -> TextClasses:
