@@ -58,3 +58,35 @@ def open_page(browser):
     for page in pages:
         page.close()
     assert heard == []
+
+
+HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Figure</title>
+<meta name="viewport" content="width=device-width">"""
+
+
+@pytest.fixture
+def show(open_page, tmp_path):
+    """Opens a file that holds the given HTML."""
+
+    def show(*bodies, width=760, **options):
+        file = tmp_path / "page.html"
+        file.write_text(f"{HEAD}<main><h1>Figure</h1>{''.join(bodies)}</main>", encoding="utf-8")
+        return open_page(file, width=width, **options)
+
+    return show
+
+
+@pytest.fixture(scope="module")
+def front(browser):
+    """`front(names)(expression, **given)`: an expression's value in what is `given` and what files of the figures define."""
+    from mamlkit.page.widgets.figure import source
+
+    page = browser.new_page()
+
+    def front(*names):
+        script = source("page.js", "stand_in.js", *(f"{name}.js" for name in names))
+        return lambda expression, **given: page.evaluate(
+            f"(given) => {{ {script}\nreturn {expression}; }}", given
+        )
+
+    return front

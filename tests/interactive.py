@@ -1,4 +1,4 @@
-"""The seven interactive figures, small, and what one does to a page that shows them."""
+"""The interactive figures, small, and what one does to a page that shows them."""
 
 from __future__ import annotations
 
@@ -61,6 +61,7 @@ FIGURES = {
     "prior": prior,
     "work": work,
 }
+FINDING = ".maml-finding"
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 
 
@@ -78,6 +79,34 @@ def drag(grip, across: float, down: float) -> None:
     mouse.down()
     mouse.move(x + across, y + down, steps=5)
     mouse.up()
+
+
+def said(page):
+    return page.locator(FINDING).first.inner_text()
+
+
+def grip(page, name):
+    return page.get_by_role("slider", name=name, exact=True).and_(page.locator(".maml-grip"))
+
+
+def slide(page, name, value):
+    page.locator("input[type=range]").and_(page.get_by_label(name)).fill(str(value))
+
+
+def click(page, name):
+    page.get_by_role("button", name=name).click()
+
+
+def rows(page):
+    return [[cell.strip() for cell in row.split("\t")] for row in page.locator("tbody tr").all_inner_texts()]
+
+
+def all_differ(page, *acts):
+    texts = [said(page)]
+    for act in acts:
+        act()
+        texts.append(said(page))
+    return len(set(texts)) == len(texts)
 
 
 def barriers(page, *excused: str) -> str:

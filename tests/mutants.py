@@ -78,7 +78,7 @@ class Watch:
     """A pytest plugin: the order of the tests, and the name of the one that failed."""
 
     def __init__(self, file: str, killers: list[str], report: Path):
-        stem = "widgets" if "_front/" in file else Path(file).stem
+        stem = "widgets" if "widgets/" in file else Path(file).stem
         self.stem, self.killers, self.report = NEAREST.get(stem, stem), killers, report
 
     def pytest_collection_modifyitems(self, items: list) -> None:

@@ -7,66 +7,30 @@ import re
 import pytest
 from interactive import (
     FIGURES,
+    FINDING,
     GOALS,
     POLICY,
+    all_differ,
     barriers,
+    click,
     descent,
     drag,
     every_figure,
+    grip,
     image_tasks,
     middle,
     navigation,
     plane,
     prior,
+    rows,
+    said,
     sinusoid,
+    slide,
     work,
 )
 
 from mamlkit.page import widgets
-
-HEAD = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Figure</title>
-<meta name="viewport" content="width=device-width">"""
-FINDING = ".maml-finding"
-
-
-@pytest.fixture
-def show(open_page, tmp_path):
-    """Opens a file that holds the given HTML."""
-
-    def show(*bodies, width=760, **options):
-        file = tmp_path / "page.html"
-        file.write_text(f"{HEAD}<main><h1>Figure</h1>{''.join(bodies)}</main>", encoding="utf-8")
-        return open_page(file, width=width, **options)
-
-    return show
-
-
-def said(page):
-    return page.locator(FINDING).first.inner_text()
-
-
-def grip(page, name):
-    return page.get_by_role("slider", name=name, exact=True).and_(page.locator(".maml-grip"))
-
-
-def slide(page, name, value):
-    page.locator("input[type=range]").and_(page.get_by_label(name)).fill(str(value))
-
-
-def click(page, name):
-    page.get_by_role("button", name=name).click()
-
-
-def rows(page):
-    return [[cell.strip() for cell in row.split("\t")] for row in page.locator("tbody tr").all_inner_texts()]
-
-
-def all_differ(page, *acts):
-    texts = [said(page)]
-    for act in acts:
-        act()
-        texts.append(said(page))
-    return len(set(texts)) == len(texts)
+from mamlkit.page.widgets.figure import source
 
 
 def test_descent_follows_its_sliders_the_mouse_and_the_arrow_keys_also_across_the_minimum(show):
@@ -288,7 +252,7 @@ def test_the_live_front_end_is_a_module_that_renders_the_same(show, figure):
           const { default: front } = await import(url);
           front.render({ model: new Function(standIn + "; return standIn")()(state), el: document.querySelector("#live") });
         }""",
-        [figure().get_state(), widgets._source("stand_in.js")],
+        [figure().get_state(), source("stand_in.js")],
     )
 
     assert page.locator(f"#live {FINDING}").inner_text() == said(page)

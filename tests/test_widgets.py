@@ -34,12 +34,9 @@ from mamlkit.tasks import Batch, Task
 
 
 @pytest.fixture(scope="module")
-def javascript(browser):
-    """Evaluates an expression in what is `given` and what the front end defines."""
-    page = browser.new_page()
-    names = "page stand_in goal mlp quadratics few_shot_game point_navigation prior_width local_work gradient_descent"
-    front = widgets._source(*(f"{name}.js" for name in names.split()))  # the last one's `render` stands
-    return lambda expression, **given: page.evaluate(f"(given) => {{ {front}\nreturn {expression}; }}", given)
+def javascript(front):
+    names = "goal mlp quadratics few_shot_game point_navigation prior_width local_work gradient_descent"
+    return front(*names.split())  # the last one's `render` stands
 
 
 @pytest.mark.parametrize("sizes", [(1, 40, 40, 1), (1, 7, 1), (1, 5, 6, 4, 1)])

@@ -1,0 +1,26 @@
+"""The interactive figures: one JavaScript front end for the live notebook and for the published page.
+
+Beside a kernel a `Figure` is an ipywidget (anywidget), and what the reader moves can be read and set from
+Python. Its stored output is HTML that holds the same front end and the same state, so that a page without a
+kernel, a server or a network is as interactive. The HTML depends on nothing but the figure's content.
+"""
+
+from mamlkit.page.widgets.few_shot_game import few_shot_game
+from mamlkit.page.widgets.figure import Figure
+from mamlkit.page.widgets.gradient_descent import gradient_descent
+from mamlkit.page.widgets.local_work import local_work
+from mamlkit.page.widgets.point_navigation import point_navigation
+from mamlkit.page.widgets.prior_width import prior_width
+from mamlkit.page.widgets.sinusoid_adaptation import sinusoid_adaptation
+from mamlkit.page.widgets.two_tasks import two_tasks
+
+__all__ = [
+    "Figure",
+    "few_shot_game",
+    "gradient_descent",
+    "local_work",
+    "point_navigation",
+    "prior_width",
+    "sinusoid_adaptation",
+    "two_tasks",
+]
