@@ -111,3 +111,17 @@ def test_a_page_is_quiet_and_its_figures_answer_the_keyboard_and_follow_the_mous
                 before = handle.get_attribute("aria-valuetext")
                 moved = (act() or handle.get_attribute("aria-valuetext") != before for act in acts)
                 assert any(moved), f"{called}: {handle} stays under {acts}"
+
+
+def test_who_follows_a_path_is_told_what_comes_next_until_it_is_left(visit):
+    page = visit("book/paths")
+    page.locator('[data-path="builder"] button').click()
+    assert page.locator('[data-path="builder"] button').inner_text() == "Leave this path"
+
+    page.goto(page.url.replace("paths.html", "bug-clinic.html"))
+    bar = page.locator(".path-bar")
+    assert "chapter 5 of 10" in bar.inner_text()
+    assert bar.get_by_role("link").get_attribute("href") == "few-shot-images.html"
+    bar.get_by_role("button").click()
+    page.reload()
+    assert not bar.count()
