@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import math
 import os
@@ -9,20 +10,23 @@ import re
 import signal
 import subprocess
 import sys
+import zipfile
 from dataclasses import make_dataclass, replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
 import nbformat
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
 from mamlkit.data.texts import TextClasses, token_ids
-from mamlkit.meta import meta_gradient, query_loss
+from mamlkit.meta import meta_gradient, nearest_neighbour, query_loss
 from mamlkit.page import records
 
 EXPERIMENTS = Path(__file__).parents[1] / "book" / "experiments"
@@ -30,6 +34,7 @@ BOOK = EXPERIMENTS.parent / "records"
 sys.path.insert(0, str(EXPERIMENTS))
 import engine  # noqa: E402
 import family  # noqa: E402
+import lake  # noqa: E402
 import language  # noqa: E402
 import omniglot  # noqa: E402
 import scaling  # noqa: E402
@@ -117,6 +122,53 @@ def test_the_sinusoids_end_with_a_record_and_its_weights(tmp_path, monkeypatch):
     assert all(len(by_seed) == 2 for by_seed in stored.values())
     last = torch.load(tmp_path / "runs/sinusoids-joint.pt", weights_only=True)["losses"][-2:].mean(0)
     assert metrics["curves"]["joint"][-1] == pytest.approx(last.tolist(), abs=1e-4)
+
+
+def runs_file(path: Path, *, spoil=lambda name, content: content) -> Path:
+    """Twenty made-up runs as the authors pack theirs: each question is the very drawing of its answer."""
+    pictures = np.random.default_rng(0).integers(0, 2, (20, 105, 105)).astype(np.uint8) * 255
+    with zipfile.ZipFile(path, "w") as archive:
+        for run in range(1, 21):
+            lines, order = [], np.roll(range(20), run)
+            for i in range(20):
+                item, letter = (
+                    f"run{run:02d}/test/item{i + 1:02d}.png",
+                    f"run{run:02d}/training/class{order[i] + 1:02d}.png",
+                )
+                lines.append(f"{item} {letter}")
+                for name, picture in ((item, pictures[order[i]]), (letter, pictures[order[i]])):
+                    png = io.BytesIO()
+                    Image.fromarray(picture).convert("1").save(png, "PNG")
+                    archive.writestr(name, spoil(name, png.getvalue()))
+            archive.writestr(f"run{run:02d}/class_labels.txt", spoil("labels", "\n".join(lines)))
+    return path
+
+
+def test_lakes_examination_is_read_as_it_is_packed_and_ends_with_a_record(tmp_path, monkeypatch, unbroken):
+    tiny(unbroken)
+    letters = ImageClasses(torch.rand(21, 20, 1, 28, 28), tuple(map(str, range(21))), ("one alphabet",) * 21)
+    monkeypatch.setattr(omniglot, "omniglot", lambda split, protocol: letters)
+    monkeypatch.setattr(lake, "inductive_accuracy", lambda *a, chunk_size: nearest_neighbour(a[3]) * 0.5)
+    call(lake, runs_file(tmp_path / "all_runs.zip"), "--folder", unbroken, "--records", tmp_path)
+
+    metrics = records.load(tmp_path / "lake-laptop-alphabets-5w1s.json").metrics
+    assert metrics["pixels"] == [0] * 20
+    assert [len(seed["errors"]) for seed in metrics["per_seed"]] == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (
+            lambda name, content: "" if name == "labels" else content,
+            "20 letters, 20 questions and 0 answers that fit",
+        ),
+        (lambda name, content: content[:40], "is not a whole file of runs"),
+    ],
+)
+def test_a_damaged_file_of_runs_is_refused(tmp_path, spoil, words):
+    with pytest.raises(ValueError, match=words):
+        lake.read_runs(runs_file(tmp_path / "all_runs.zip", spoil=spoil))
 
 
 def test_the_engine_ends_with_a_record(tmp_path, monkeypatch):
