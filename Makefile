@@ -23,7 +23,7 @@ pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test kit lab refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
+.PHONY: help book test kit lab course refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
@@ -44,6 +44,10 @@ lab: environment  ## open your copies of the chapters, in work/, in JupyterLab (
 	@$(if $(filter book,$(ONLY)),:,$(PY) .ci/tasks.py work)
 	$(call say,Starting JupyterLab; stop it with Ctrl-C)
 	@$(PY) -m jupyterlab $(LAB) $(if $(filter book,$(ONLY)),book,work)
+
+course: environment peers  ## make what a teacher takes, in _build/course: slides
+	$(call say,Making the course)
+	@$(PY) course/slides.py _build/course/slides
 
 refresh: environment  ## run the chapters and store their outputs (the only writer of outputs)
 	$(call say,Running the chapters and storing what they print)
@@ -84,7 +88,7 @@ peers: environment
 
 lint: environment
 	$(call say,Style: ruff over kit and tests and notebooks)
-	@$(PY) -m ruff check . && $(PY) -m ruff format --check mamlkit tests book/_ext .ci
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check mamlkit tests book/_ext course .ci
 	@$(PY) tests/refresh.py --check
 
 types: environment

@@ -1,7 +1,7 @@
 """What `make` does that takes more than a line; the Makefile calls each task by its name.
 
     environment     make .venv, or say that it is up to date
-    peers           install what only the tests need
+    peers           install what only the tests and the course need
     pages           build the pages and say where they are (--fresh: from nothing)
     kit             build the library's wheel, and try it in an empty environment
     work            put the chapters that are not there yet into work/, the reader's own folder
@@ -32,7 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PY = VENV / "bin" / "python"
 STAMP, PEERS = VENV / ".made-for", VENV / ".peers"
-REQUIREMENTS, TEST_REQUIREMENTS = ROOT / "requirements.txt", ROOT / "tests" / "requirements.txt"
+REQUIREMENTS = ROOT / "requirements.txt"
+PEER_REQUIREMENTS = ROOT / "tests" / "requirements.txt", ROOT / "course" / "requirements.txt"
 SKIPPED = ROOT / ".pytest_cache" / "skipped"
 BUILT = ("_build", "mamlkit.egg-info", ".pytest_cache", ".mypy_cache", ".ruff_cache")
 # Of what a shell tells pip, only where to fetch from and how: not where to install, nor what.
@@ -43,6 +44,7 @@ CURES = {
     "browser": "install chromium or Google Chrome",
     "playwright": "`make peers` with a network",
     "axe": "`make peers` with a network",
+    "reveal": "`make peers` with a network",
     "GPU": "use a machine with a GPU",
     "compiler": "install a C++ compiler",
 }
@@ -193,12 +195,13 @@ def environment() -> int:
 
 def peers() -> int:
     with alone():
-        state = hashlib.sha256(TEST_REQUIREMENTS.read_bytes() + REQUIREMENTS.read_bytes()).hexdigest()
+        listed = "\n".join(path.read_text(encoding="utf-8") for path in PEER_REQUIREMENTS)
+        state = hashlib.sha256(listed.encode() + REQUIREMENTS.read_bytes()).hexdigest()
         if PEERS.is_file() and PEERS.read_text() == state:
             return 0
-        say("Installing what only the tests need")
+        say("Installing what only the tests and the course need")
         missing = False
-        for peer in TEST_REQUIREMENTS.read_text(encoding="utf-8").splitlines():
+        for peer in listed.splitlines():
             if peer.strip() and not peer.startswith("#"):
                 failed = pip(peer, "-c", REQUIREMENTS)
                 missing = missing or bool(failed)

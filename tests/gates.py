@@ -31,7 +31,7 @@ LARGEST_FILE = 1_500_000  # bytes
 
 TAGS = {
     "hide-input", "hide-output", "hide-cell", "remove-input", "remove-output", "remove-cell",
-    "full-width", "margin", "nbval-ignore-output", "raises-exception",
+    "full-width", "margin", "nbval-ignore-output", "raises-exception", "slide", "no-slide",
 }  # fmt: skip
 TIMERS = re.compile(r"perf_counter|process_time|timeit|time\.time\(|%time|synchronize\(|Timer\(")
 DURATION = re.compile(r"\d\s?(ns|µs|us|ms|s|sec|seconds|min|minutes)\b")
