@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from bs4 import BeautifulSoup
 from nbformat import NotebookNode
 from sphinx_external_toc.parsing import parse_toc_data
 
@@ -27,6 +28,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 LONGEST_CELL = 30  # lines
 EXERCISES = (3, 5)  # per chapter
+QUESTIONS, ANSWERS = 3, (3, 4)  # of `Check yourself`, per chapter and per question
 LARGEST_FILE = 1_500_000  # bytes
 
 TAGS = {
@@ -60,7 +62,13 @@ def problems(notebook: NotebookNode, name: str, *, allowed: Mapping[tuple[str, s
         name: the file's name, `inner-loop.ipynb`.
         allowed: reasons by (file name, first line of the cell), as `allow_list` reads them.
     """
-    found = _cells(notebook, name, allowed), _anatomy(notebook), _exercises(notebook, name), _checks(notebook)
+    found = (
+        _cells(notebook, name, allowed),
+        _anatomy(notebook),
+        _exercises(notebook, name),
+        _questions(notebook, name),
+        _checks(notebook),
+    )
     return [f"{name}: {problem}" for problem in chain(*found)]
 
 
@@ -238,6 +246,40 @@ def _exercises(notebook: NotebookNode, name: str) -> Iterator[str]:
             "so nothing shows that the check can fail": hidden & refused,
         }
         yield from (f"{label}: {complaint}" for complaint in _broken(rules))
+
+
+def _questions(notebook: NotebookNode, name: str) -> Iterator[str]:
+    pages = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    sections = re.findall(r"^## (Exercises|Check yourself|Notes)", pages, re.M)
+    page = re.search(r"^## Check yourself.*?(?=^## |\Z)", pages, re.M | re.S)
+    asked = BeautifulSoup(page[0] if page else "", "html.parser").select("div.check")
+    right = [[answer["class"] == ["right"] for answer in one.select("details")] for one in asked]
+    rules = {
+        "'## Check yourself' does not stand between exercises and notes": sections
+        == ["Exercises", "Check yourself", "Notes"],
+        f"it asks {len(asked)} questions to check oneself, {QUESTIONS} make a chapter": len(asked)
+        == QUESTIONS,
+        "its right answers all stand in one place": len({row.index(True) for row in right if any(row)}) != 1,
+    }
+    yield from _broken(rules)
+    for i, (one, marks) in enumerate(zip(asked, right), 1):
+        label, (low, high) = f"check-{Path(name).stem}-{i}", ANSWERS
+        said = [
+            (a["class"][0], a.summary.text, a.text.removeprefix(a.summary.text))
+            for a in one.select("details")
+        ]
+        named = one.h3 and one.h3.get("id") == one.get("aria-labelledby") == label
+        rules = {
+            f"question {i} is not named {label} by its heading": named,
+            f"{label} has {len(said)} answers, {low} to {high} make a question": low <= len(said) <= high,
+            f"{label} has {sum(marks)} right answers, not one": sum(marks) == 1,
+            f"{label} has an answer twice": len({text for _, text, _ in said}) == len(said),
+        }
+        for kind, text, why in said:
+            word = "Right" if kind == "right" else "No"
+            begins = re.match(rf"\s*\*\*{word}:\*\* \S.{{20}}", why)
+            rules[f"{label}: {text!r} does not open with '**{word}:**' and say why"] = begins
+        yield from _broken(rules)
 
 
 def _checks(notebook: NotebookNode) -> Iterator[str]:

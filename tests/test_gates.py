@@ -41,6 +41,27 @@ exercise("ex-tiny-1", right)
 """
 TWINS = base64.b64encode(b"PNG" + gates.TWIN).decode()
 FIGURE = '{"image": {"alt": "A sine wave that falls"}, "figure": {"name": "fig-wave", "caption": "A period of the sine."}}'
+QUESTION = """
+<div class="check" role="group" aria-labelledby="check-tiny-1">
+<h3 id="check-tiny-1">What is two and two?</h3>
+<details class="right"><summary>Four</summary>
+
+**Right:** count them, two and two more.
+</details>
+<details class="no"><summary>Three</summary>
+
+**No:** that is one less than there are.
+</details>
+<details class="no"><summary>Five</summary>
+
+**No:** that is one more than there are.
+</details>
+</div>
+"""
+# the wrong answers come first
+FIRST, SECOND, *REST = QUESTION.replace("tiny-1", "tiny-3").split("</details>\n")
+HEAD, ANSWER = FIRST.split("<details", 1)
+LAST = "</details>\n".join([f"{HEAD}{SECOND}", f"<details{ANSWER}", *REST])
 CHAPTER = f"""
 %% markdown
 # Tiny
@@ -72,6 +93,9 @@ claim("two and two", total == 4)
 %% markdown
 ## Exercises
 {"".join(EXERCISE.replace("ex-tiny-1", f"ex-tiny-{n}") for n in (1, 2, 3))}
+%% markdown
+## Check yourself
+{QUESTION}{QUESTION.replace("tiny-1", "tiny-2")}{LAST}
 %% markdown
 ## Notes and further reading
 """
@@ -148,6 +172,19 @@ DEFECTS = [
     (":label: ex-tiny-3", "", "the label (none)"),
     ("ex-tiny-3", "ex-tiny-1", "the label ex-tiny-1 stands twice", "2 exercises"),
     ("## Notes", "".join(EXERCISE.replace("-1", f"-{n}") for n in "456") + "\n## Notes", "6 exercises"),
+    ("## Check yourself", "## Ask yourself", "between exercises and notes", "asks 0 questions"),
+    ("check-tiny-1", "check-tiny-9", "question 1 is not named check-tiny-1"),
+    (
+        '<details class="right">',
+        '<details class="no">',
+        "check-tiny-1 has 0 right answers",
+        "'Four' does not open",
+    ),
+    ("that is one less than there are", "", "check-tiny-2: 'Three' does not open with '**No:**'"),
+    ("<summary>Five", "<summary>Three", "check-tiny-3 has an answer twice"),
+    (LAST, QUESTION.replace("tiny-1", "tiny-3"), "all stand in one place"),
+    (QUESTION, QUESTION + QUESTION, "asks 4 questions", "question 2 is not named"),
+    ('<details class="no"><summary>Five', "<p><summary>Five", "has 2 answers, 3 to 4"),
     ("total == 4", "2 + 2 == 4", "looks at nothing that was computed", "compares constants"),
     ("total == 4", "total < 1e9", "hardly any other reaches"),
     ("total == 4", "-(10**6) <= total", "hardly any other reaches"),

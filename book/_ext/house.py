@@ -57,6 +57,11 @@ def published_at(app, config) -> None:
     config.notfound_urls_prefix = urlsplit(url).path.rstrip("/") + "/"
 
 
+def name_in_jupyterlab(title: str) -> str:
+    """What JupyterLab calls a heading, so that a link to a section of its own page works in both."""
+    return title.replace(" ", "-")
+
+
 def keep_constants(app, what, name, obj, options, lines) -> None:
     """Napoleon reads `Sentence: more` under a constant as a type and a text; what was said is put back.
 
