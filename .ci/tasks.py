@@ -45,6 +45,7 @@ CURES = {
     "playwright": "`make peers` with a network",
     "axe": "`make peers` with a network",
     "reveal": "`make peers` with a network",
+    "nbgrader": "`make peers` with a network",
     "GPU": "use a machine with a GPU",
     "compiler": "install a C++ compiler",
 }
