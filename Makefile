@@ -23,7 +23,7 @@ pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test kit lab course refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
+.PHONY: help book test kit lab course offline refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
@@ -45,9 +45,14 @@ lab: environment  ## open your copies of the chapters, in work/, in JupyterLab (
 	$(call say,Starting JupyterLab; stop it with Ctrl-C)
 	@$(PY) -m jupyterlab $(LAB) $(if $(filter book,$(ONLY)),book,work)
 
-course: environment peers  ## make what a teacher takes, in _build/course: slides
+course: environment peers  ## make what a teacher takes, in _build/course: student and teacher editions, slides
 	$(call say,Making the course)
+	@$(PY) course/editions.py _build/course
 	@$(PY) course/slides.py _build/course/slides
+
+offline: book  ## pack pages, chapters and library for a place without a network, in _build/course
+	$(call say,Packing the book)
+	@$(PY) course/editions.py _build/course offline
 
 refresh: environment  ## run the chapters and store their outputs (the only writer of outputs)
 	$(call say,Running the chapters and storing what they print)

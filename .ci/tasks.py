@@ -4,6 +4,7 @@
     peers           install what only the tests and the course need
     pages           build the pages and say where they are (--fresh: from nothing)
     kit             build the library's wheel, and try it in an empty environment
+    wheel FOLDER    build the library's wheel; equal sources give equal bytes
     work            put the chapters that are not there yet into work/, the reader's own folder
     skipped         say what the tests did not run, and what would run it
     clean           remove what was built, and the environment
@@ -250,21 +251,29 @@ print("The wheel alone meta-trains: loss after one step", mean_ci95(after))
 """
 
 
+def wheel(folder: str | Path) -> int:
+    """Build the wheel into a folder from a copy of what belongs to it; equal sources give equal bytes."""
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place, "source")
+        shutil.copytree(ROOT / "mamlkit", source / "mamlkit", ignore=shutil.ignore_patterns("__pycache__"))
+        for name in ("pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, source)
+        os.environ["SOURCE_DATE_EPOCH"] = "1767225600"
+        options = ("--quiet", "--disable-pip-version-check", "wheel", "--no-deps", "--no-build-isolation")
+        return run(sys.executable, "-m", "pip", *options, "--wheel-dir", Path(folder).resolve(), source)
+
+
 def kit() -> int:
     """Build the wheel, and meta-train with it in an environment that holds nothing else."""
     with tempfile.TemporaryDirectory() as folder:
         say("Building the wheel")
-        source = Path(folder, "source")
-        shutil.copytree(ROOT / "mamlkit", source / "mamlkit", ignore=shutil.ignore_patterns("__pycache__"))
-        for name in ("pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, source)
-        if run(PY, "-m", "pip", "--quiet", "wheel", "--no-deps", "--wheel-dir", ROOT / "dist", source):
+        if wheel(ROOT / "dist"):
             return 1
-        wheel = max((ROOT / "dist").glob("mamlkit-*.whl"), key=lambda path: path.stat().st_mtime)
-        say(f"Trying dist/{wheel.name} in an empty environment; it fetches PyTorch")
+        built = max((ROOT / "dist").glob("mamlkit-*.whl"), key=lambda path: path.stat().st_mtime)
+        say(f"Trying dist/{built.name} in an empty environment; it fetches PyTorch")
         python = Path(folder, "venv", "bin", "python")
         if run(PY, "-m", "venv", python.parent.parent) or run(
-            python, "-m", "pip", "--quiet", "install", "-c", REQUIREMENTS, wheel
+            python, "-m", "pip", "--quiet", "install", "-c", REQUIREMENTS, built
         ):
             return 1
         return subprocess.run([python, "-I", "-c", SMOKE], cwd=folder, check=False).returncode
@@ -310,5 +319,5 @@ def clean() -> int:
 
 
 if __name__ == "__main__":
-    tasks = {task.__name__: task for task in (environment, peers, pages, kit, work, skipped, clean)}
+    tasks = {task.__name__: task for task in (environment, peers, pages, kit, wheel, work, skipped, clean)}
     sys.exit(tasks[sys.argv[1]](*sys.argv[2:]))

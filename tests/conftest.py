@@ -10,7 +10,8 @@ import pytest
 
 matplotlib.use("agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two processes share two cores
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "course", "book/_ext")]
 # importing it, as a search for doctests does, would shake every network of the tests
 collect_ignore = ["shaken"]
 
