@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mamlkit.models import conv4, initial_params
 from mamlkit.page import widgets
 from mamlkit.tasks import Batch, Task
 
@@ -52,6 +53,33 @@ def federations():
 
 FEDERATIONS = federations()
 work = partial(widgets.local_work, *FEDERATIONS, start=[3.0, 3.0])
+
+
+def alphabets(n_way=5, per_symbol=3):
+    """Two sets of symbols, each a bow with a bar, drawn by an unsteady hand."""
+    generator = np.random.default_rng(0)
+    turn = np.linspace(0, 3, 9)
+
+    def symbol(name, i, k):
+        bow = [0.5 + 0.2 * np.cos(turn + i), 0.5 + 0.3 * np.sin((1 + i % 3) * turn + name)]
+        wobble = generator.uniform(-0.02, 0.02, (9, 2))
+        return [(np.array(bow).T + wobble).round(2).flatten().tolist(), [0.3, 0.2 + 0.1 * i, 0.6, 0.2]]
+
+    draw = {"bows": 0, "bars": 1}
+    return {
+        word: [[symbol(name, i, k) for k in range(per_symbol)] for i in range(n_way)]
+        for word, name in draw.items()
+    }
+
+
+def conv4_params(n_way=5, channels=4, seed=0):
+    """First weights of the small network, as a page keeps them."""
+    torch.manual_seed(seed)
+    params = initial_params(conv4(n_way, channels=channels, downsample="stride"))
+    return {name: p.half() for name, p in params.items()}
+
+
+alphabet = partial(widgets.draw_alphabet, conv4_params(), alphabets(), inner_lr=0.4)
 FIGURES = {
     "descent": descent,
     "plane": plane,
@@ -60,6 +88,7 @@ FIGURES = {
     "navigation": navigation,
     "prior": prior,
     "work": work,
+    "alphabet": alphabet,
 }
 FINDING = ".maml-finding"
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)

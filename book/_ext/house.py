@@ -15,6 +15,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import sphinxcontrib.bibtex.plugin
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
 from sphinxcontrib.bibtex.style.referencing.author_year import AuthorYearReferenceStyle
@@ -153,6 +155,30 @@ def link_own_names(app, env, node, contnode):
     return make_refnode(app.builder, node["refdoc"], there.docname, there.node_id, contnode, found[0])
 
 
+def drag_the_hero(app, pagename, templatename, context, doctree) -> None:
+    """The front page alone has a drawing to drag."""
+    if 'class="hero"' in context.get("body", ""):
+        app.add_js_file("hero.js", loading_method="defer")
+
+
+class StoredFigure(SphinxDirective):
+    """`{stored-figure} CHAPTER TITLE` shows an interactive figure of a chapter on another page, as the chapter stores it."""
+
+    required_arguments = 2  # the chapter, the figure's title
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        chapter, title = self.arguments
+        _, path = self.env.relfn2path(f"{chapter}.ipynb")
+        self.env.note_dependency(path)
+        for cell in json.loads(Path(path).read_text(encoding="utf-8"))["cells"]:
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                if "".join(data.get("text/plain", "")) == f"Interactive figure: {title}":
+                    return [nodes.raw("", "".join(data["text/html"]), format="html")]
+        raise self.error(f"{chapter}.ipynb stores no figure named {title!r}; refresh it, or mend the title")
+
+
 def keep_count(app, exception) -> None:
     """Leave what the hooks changed beside the build's own notes; pages that were not written again counted before."""
     notes = Path(app.doctreedir, "house.json")
@@ -161,6 +187,7 @@ def keep_count(app, exception) -> None:
 
 
 def setup(app) -> dict[str, bool]:
+    app.add_directive("stored-figure", StoredFigure)
     app.connect("config-inited", published_at)
     app.connect("autodoc-process-docstring", keep_constants, priority=400)
     app.connect("autodoc-process-docstring", keep_constants, priority=600)
@@ -170,5 +197,6 @@ def setup(app) -> dict[str, bool]:
     app.connect("html-page-context", mend_markup, priority=900)
     app.connect("html-page-context", drop_kernel_scripts, priority=900)
     app.connect("html-page-context", mark_chinese, priority=900)
+    app.connect("html-page-context", drag_the_hero)
     app.connect("build-finished", keep_count)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -5,6 +5,7 @@ Python. Its stored output is HTML that holds the same front end and the same sta
 kernel, a server or a network is as interactive. The HTML depends on nothing but the figure's content.
 """
 
+from mamlkit.page.widgets.draw_alphabet import draw_alphabet
 from mamlkit.page.widgets.few_shot_game import few_shot_game
 from mamlkit.page.widgets.figure import Figure
 from mamlkit.page.widgets.gradient_descent import gradient_descent
@@ -16,6 +17,7 @@ from mamlkit.page.widgets.two_tasks import two_tasks
 
 __all__ = [
     "Figure",
+    "draw_alphabet",
     "few_shot_game",
     "gradient_descent",
     "local_work",
