@@ -80,6 +80,22 @@ def conv4_params(n_way=5, channels=4, seed=0):
 
 
 alphabet = partial(widgets.draw_alphabet, conv4_params(), alphabets(), inner_lr=0.4)
+BATHS = {
+    "support": [(-2.0, 0), (-1.0, 1), (0.0, 0), (1.0, 1), (2.0, 1)],
+    "query": [(-1.5, 0), (-0.5, 0), (0.5, 0), (1.5, 1), (2.5, 1)],
+}
+backward = partial(widgets.double_backward, **BATHS, offset=-0.5, weight=-0.5, inner_lr=2.0)
+RATES = [0.01, 0.02, 0.04, 0.08]
+# two seeds: each step multiplies what is left by a number that is best at the first rate but one
+LOSSES = {
+    "maml": [[[3 * f**k for k in range(6)] for f in (0.7, s, 0.9, 1.3)] for s in (0.3, 0.4)],
+    "joint": [[[3 * f**k for k in range(6)] for f in (0.95, 0.9, 0.85, 1.02)] for _ in range(2)],
+}
+for seed in LOSSES["maml"]:
+    seed[2] = [3, 2, 3.5, 4, 5, 6]  # the first step helps, later ones harm
+rates = partial(widgets.rate_map, LOSSES, RATES, trained_at=0.02, n_tasks=300)
+VALLEYS = [[-2.0, -1.0], [2.0, 1.0]], [[[3.5, 1.0], [1.0, 2.5]], [[0.5, -0.2], [-0.2, 0.8]]]
+cut = partial(widgets.curvature_cut, *VALLEYS, inner_lr=0.2, names=("steep", "flat"))
 FIGURES = {
     "descent": descent,
     "plane": plane,
@@ -89,6 +105,9 @@ FIGURES = {
     "prior": prior,
     "work": work,
     "alphabet": alphabet,
+    "backward": backward,
+    "rates": rates,
+    "cut": cut,
 }
 FINDING = ".maml-finding"
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
