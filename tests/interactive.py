@@ -96,6 +96,40 @@ for seed in LOSSES["maml"]:
 rates = partial(widgets.rate_map, LOSSES, RATES, trained_at=0.02, n_tasks=300)
 VALLEYS = [[-2.0, -1.0], [2.0, 1.0]], [[[3.5, 1.0], [1.0, 2.5]], [[0.5, -0.2], [-0.2, 0.8]]]
 cut = partial(widgets.curvature_cut, *VALLEYS, inner_lr=0.2, names=("steep", "flat"))
+WARDS = {
+    ward: {
+        name: (
+            np.linspace(9, 3 + i, 40) + np.arange(3)[:, None],
+            np.linspace(9, 4, 6) + np.arange(3)[:, None],
+        )
+        for i, name in enumerate(names)
+    }
+    for ward, names in {
+        "waves": ("well", "early", "late", "twin", "last"),
+        "plants": ("fit", "wilted", "wet", "dry"),
+    }.items()
+}
+RED = {"early": {"slope"}, "late": {"slope", "order_of"}, "twin": {"slope"}, "last": {"close", "slope"}}
+RED |= {"wilted": {"order_of"}, "wet": {"close"}, "dry": {"slope", "close"}}
+SAYS = {name: f"is {name}" for name in RED}
+clinic = partial(widgets.bug_clinic, WARDS, tests=["slope", "close", "order_of"], red=RED, says=SAYS)
+
+
+def wave(n_tasks, k_shot=6):
+    """Tasks with the targets 3 sin(x + i)."""
+    x = torch.linspace(-4, 4.6, n_tasks * (k_shot + 20), dtype=torch.float64).view(n_tasks, -1, 1)
+    y = 3 * torch.sin(x + torch.arange(n_tasks)[:, None, None])
+    return Task(Batch(x[:, ::4][:, :k_shot], y[:, ::4][:, :k_shot]), Batch(x, y))
+
+
+ORDERS = [torch.arange(39, -1, -1), torch.arange(40).roll(7)]
+STARTS = [{name: p.double() for name, p in network(seed=seed).state_dict().items()} for seed in (0, 1)]
+averages = partial(widgets.weight_averages, STARTS, wave(2), orders=ORDERS, inner_lr=0.02)
+FINE = {name: p.double() for name, p in network((1, 5, 4, 1), seed=2).state_dict().items()}
+ONE = Task(*(Batch(*(part[0] for part in batch)) for batch in wave(1)))
+spring = partial(widgets.spring_strength, FINE, ONE)
+NORMALS = [[1.0, 0.0], [0.0, 1.0], [-0.6, 0.8]]
+steps = partial(widgets.reptile_steps, NORMALS, [1.0, 0.5, 0.9], [1.0, 0.4, 0.5])
 FIGURES = {
     "descent": descent,
     "plane": plane,
@@ -108,6 +142,10 @@ FIGURES = {
     "backward": backward,
     "rates": rates,
     "cut": cut,
+    "clinic": clinic,
+    "averages": averages,
+    "spring": spring,
+    "steps": steps,
 }
 FINDING = ".maml-finding"
 every_figure = pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)

@@ -91,7 +91,7 @@ def sinusoid_adaptation(
                     "look": name,
                     "label": called.get(name, name.replace("_", " ")),
                     "inner_lr": float(rates[name]),
-                    **_packed(name, params),
+                    **packed(name, params),
                 }
                 for name, params in networks.items()
             ],
@@ -102,7 +102,7 @@ def sinusoid_adaptation(
     )
 
 
-def _packed(name: str, params: Params) -> dict[str, Any]:
+def packed(name: str, params: Params) -> dict[str, Any]:
     tensors = [tensor.detach().cpu() for tensor in params.values()]
     shapes = [tuple(tensor.shape) for tensor in tensors]
     weights, biases = shapes[0::2], shapes[1::2]
