@@ -43,7 +43,7 @@ def open_page(browser):
     pages, complaints = [], []
     hear = complaints.append
 
-    def open_page(file, *, width=1400, height=900, **options):
+    def open_page(file, query="", *, width=1400, height=900, **options):
         size = {"width": width, "height": height}
         page = browser.new_page(offline=True, reduced_motion="reduce", viewport=size, **options)
         pages.append(page)
@@ -51,7 +51,7 @@ def open_page(browser):
         page.on("pageerror", lambda error: hear(str(error)))
         page.on("request", lambda asked: hear(asked.url) if asked.url.startswith("http") else None)
         page.on("requestfailed", lambda asked: hear(f"failed: {asked.url}"))
-        page.goto(file.as_uri())
+        page.goto(file.as_uri() + query)
         return page
 
     yield open_page

@@ -125,3 +125,29 @@ def test_who_follows_a_path_is_told_what_comes_next_until_it_is_left(visit):
     bar.get_by_role("button").click()
     page.reload()
     assert not bar.count()
+
+
+@pytest.mark.parametrize(
+    ("query", "first"),
+    [("meta_gradient", "mamlkit.meta.meta_gradient"), ("reptile", "10. Reptile"), ("θ", ""), ("α", "")],
+)
+def test_the_search_finds_symbols_and_functions_from_a_disk_one_hit_a_page_with_a_line_of_text(
+    open_page, query, first
+):
+    page = open_page(HTML / "search.html", f"?q={query}")
+    page.wait_for_selector("ul.search li mark")
+    hits = page.locator("ul.search li")
+    pages = hits.locator("a").evaluate_all("(links) => links.map((link) => link.pathname)")
+
+    assert hits.first.inner_text().startswith(first)
+    assert len({*pages}) == len(pages) > 5
+    assert not barriers(page, *THEME_FINDINGS)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", ["404", "genindex", "py-modindex"])
+def test_pages_beside_the_chapters_are_accessible_and_fit_a_phone(open_page, name, scheme):
+    page = open_page(HTML / f"{name}.html", width=390, color_scheme=scheme)
+
+    assert not barriers(page, *THEME_FINDINGS)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

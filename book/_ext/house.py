@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import sphinxcontrib.bibtex.plugin
 from docutils import nodes
@@ -52,11 +51,10 @@ sphinxcontrib.bibtex.plugin.register_plugin(
 
 
 def published_at(app, config) -> None:
-    """Link previews and the page for lost visitors need to know where the book lives; BOOK_URL says so."""
-    url = os.environ.get("BOOK_URL", "")
-    if url:
+    """Link previews, the list of pages and the page for the lost need to know where the book lives; BOOK_URL says so."""
+    if url := os.environ.get("BOOK_URL", ""):
         config.html_baseurl = config.ogp_site_url = url.rstrip("/") + "/"
-    config.notfound_urls_prefix = urlsplit(url).path.rstrip("/") + "/"
+        config.ogp_image = "_static/page.png"
 
 
 def name_in_jupyterlab(title: str) -> str:
