@@ -13,7 +13,6 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import nbformat
 from docutils import nodes
 from jinja2 import Environment
 
@@ -61,16 +60,6 @@ def drop_icons(out: Path) -> None:
         return icon[0] if named & {icon[1], *re.findall(r'"([\w-]+)"', icon[2])} else ""
 
     script.write_text(ICON.sub(kept, text), encoding="utf-8")
-
-
-def drop_outputs(out: Path) -> None:
-    """A notebook to download is there to be run: its outputs stand on the page already."""
-    for path in (out / "_sources").rglob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
-        for cell in notebook.cells:
-            if cell.cell_type == "code":
-                cell.outputs, cell.execution_count = [], None
-        nbformat.write(notebook, path)
 
 
 def plain(page: str) -> str:
@@ -164,7 +153,6 @@ def finish(app, exception) -> None:
         write_map(app, out)
         drop_unused(out)
         drop_icons(out)
-        drop_outputs(out)
 
 
 def setup(app) -> dict[str, bool]:
