@@ -23,7 +23,7 @@ pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test kit lab course offline refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
+.PHONY: help book test kit lab course pdf offline refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
@@ -49,6 +49,10 @@ course: environment peers  ## make what a teacher takes, in _build/course: stude
 	$(call say,Making the course)
 	@$(PY) course/editions.py _build/course
 	@$(PY) course/slides.py _build/course/slides
+
+pdf: book peers  ## print the whole book into one file, _build/book.pdf
+	$(call say,Printing the book)
+	@$(PY) .ci/pdf.py
 
 offline: book  ## pack pages, chapters and library for a place without a network, in _build/course
 	$(call say,Packing the book)
