@@ -33,8 +33,9 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 SHARE, WORKERS, PATIENCE = 30, 2, 900  # mutants a run, processes side by side, seconds for one mutant
 # what tests the book, its gates, a browser or the race, and not the kit
-BOOK = ("site", "browser", "interactive", "gates", "hygiene", "same_code", "comparison")
-OTHERS = (*BOOK, "benchmark", "environment")
+BOOK = ("site", "browser", "interactive", "gates", "hygiene", "same_code", "comparison", "guide", "pdf")
+COURSE = ("editions", "slides", "assignments")
+OTHERS = (*BOOK, *COURSE, "benchmark", "environment")
 NEAREST = {
     "checkpoints": "training",
     "omniglot_files": "datasets",
