@@ -129,7 +129,7 @@ def start(folder: Path, base: Path, mutant: Mutant | None, killers: list[str], t
 
 def warm(base: Path) -> None:
     """Copies what the tests need to `base` and imports what takes long; nothing here may start a thread."""
-    leave = shutil.ignore_patterns("__pycache__", "*.ipynb", "_static", "mutants.*")
+    leave = shutil.ignore_patterns("__pycache__", "*.ipynb", "mutants.*")
     for part in ("mamlkit", "tests", "book"):
         shutil.copytree(ROOT / part, base / part, ignore=leave)
     for page in (ROOT / "book").glob("*.ipynb"):
