@@ -212,7 +212,8 @@ def _to_mend(path: Path) -> list[str]:
     return gates.problems(notebook, path.name, allowed=allowed) + gates.kit_problems(notebook, path.name)
 
 
-def _find(name: str) -> Path:
+def find(name: str) -> Path:
+    """A chapter by its name or its path; who names none is told the names."""
     for path in (Path(name), BOOK / name, BOOK / f"{name}.ipynb"):
         if path.suffix == ".ipynb" and path.is_file():
             return path.resolve()
@@ -229,7 +230,7 @@ def main(arguments: list[str] | None = None) -> int:
     mode.add_argument("--check", action="store_true", help="write nothing, fail where a file is not normal")
     mode.add_argument("--format", action="store_true", help="run nothing, write the normal form")
     options = parser.parse_args(arguments)
-    paths = [_find(name) for name in options.names] or chapters()
+    paths = [find(name) for name in options.names] or chapters()
     failed = False
     for path in paths:
         try:

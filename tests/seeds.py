@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import nbformat
+import refresh
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "tests" / "seeds_examples.txt"
@@ -134,14 +135,14 @@ def judged(name: str, runs: list[tuple[int, list]], listed: set[tuple[str, str]]
 def main() -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
-    parser.add_argument("chapters", nargs="*", type=Path, help="default: all")
+    parser.add_argument("chapters", nargs="*", help="by name or path, default: all")
     parser.add_argument("--seeds", type=int, default=5, help="how many shifts (default %(default)s)")
     parser.add_argument(
         "--skip", type=int, default=0, help="leave out so many shifts before (default %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes at once (default %(default)s)")
     options = parser.parse_args()
-    chapters = [path.resolve() for path in options.chapters] or sorted((ROOT / "book").glob("*.ipynb"))
+    chapters = [refresh.find(name) for name in options.chapters] or refresh.chapters()
     listed = examples(EXAMPLES.read_text(encoding="utf-8"))
     shifts = [1000 * (options.skip + i + 1) for i in range(options.seeds)]
     with multiprocessing.get_context("spawn").Pool(options.jobs, maxtasksperchild=1) as pool:
