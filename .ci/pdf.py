@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+import subprocess
 import sys
 from html import escape
 from pathlib import Path
@@ -28,14 +29,14 @@ body { font-family: system-ui, "Noto Sans", sans-serif; margin: 0; }
 .cover { break-after: page; padding-top: 32%; text-align: center; }
 .cover h1 { font-size: 34pt; margin: 0 0 8pt; }
 h2 { font-size: 18pt; }
-h3 { font-size: 11pt; margin: 12pt 0 2pt; break-after: avoid; }
-li { display: flex; font-size: 10.5pt; padding: 1.5pt 0; }
+h3 { font-size: 11pt; margin: 8pt 0 1pt; break-after: avoid; }
+li { display: flex; font-size: 10pt; padding: 0.5pt 0; }
 ul { margin: 0; padding: 0; }
 li a { color: inherit; flex: 1; text-decoration: none; }</style>
 <div class="cover"><h1>The MAML Book</h1><p>Model-Agnostic Meta-Learning, derived, built and checked</p>
 <p>Code under the MIT licence, text and figures under CC BY 4.0</p></div><h2>Contents</h2>"""
 NUMBERS = """<style>
-div { break-after: page; height: 250mm; position: relative; }
+div { break-after: page; height: 260mm; position: relative; }
 b { bottom: -6mm; color: #555; font: 9pt sans-serif; position: absolute; text-align: center; width: 100%; }</style>"""
 
 
@@ -140,6 +141,11 @@ def main() -> int:
     draft = place.with_suffix(".partial")
     writer.write(draft)
     draft.replace(place)
+    fonts = shutil.which("fc-list")
+    if fonts and not subprocess.check_output([fonts, ":lang=zh"]):
+        print(
+            "No font here has Chinese letters: the glossary shows boxes. Install one (on Debian fonts-noto-cjk), print again."
+        )
     print(
         f"\n{len(writer.pages)} pages, {turned} links inside, {place.stat().st_size / 1e6:.0f} MB:\n\n    {place.as_uri()}\n"
     )

@@ -273,6 +273,9 @@ def _questions(notebook: NotebookNode, name: str) -> Iterator[str]:
             f"question {i} is not named {label} by its heading": named,
             f"{label} has {len(said)} answers, {low} to {high} make a question": low <= len(said) <= high,
             f"{label} has {sum(marks)} right answers, not one": sum(marks) == 1,
+            f"{label} has a backtick where Markdown is not read: write <code>": not any(
+                "`" in part.text for part in (one.h3 or one, *one.select("summary"))
+            ),
             f"{label} has an answer twice": len({text for _, text, _ in said}) == len(said),
         }
         for kind, text, why in said:

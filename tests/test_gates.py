@@ -182,6 +182,7 @@ DEFECTS = [
     ),
     ("that is one less than there are", "", "check-tiny-2: 'Three' does not open with '**No:**'"),
     ("<summary>Five", "<summary>Three", "check-tiny-3 has an answer twice"),
+    ("<summary>Five", "<summary>`Five`", "check-tiny-3 has a backtick"),
     (LAST, QUESTION.replace("tiny-1", "tiny-3"), "all stand in one place"),
     (QUESTION, QUESTION + QUESTION, "asks 4 questions", "question 2 is not named"),
     ('<details class="no"><summary>Five', "<p><summary>Five", "has 2 answers, 3 to 4"),

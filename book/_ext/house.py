@@ -15,6 +15,7 @@ from pathlib import Path
 
 import sphinxcontrib.bibtex.plugin
 from docutils import nodes
+from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.nodes import make_refnode
 from sphinxcontrib.bibtex.style.referencing import BracketStyle
@@ -27,6 +28,7 @@ CHINESE = re.compile(
     r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff](?:[\u3000-\u303f\uff00-\uff65]*[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])*",
     re.DOTALL,
 )
+CHARACTER = re.compile(r"[\u3400-\u9fff]")
 CHANGED: Counter[str] = Counter()
 
 
@@ -137,6 +139,14 @@ def mark_chinese(app, pagename, templatename, context, doctree) -> None:
         )
 
 
+def group_chinese(app, doctree) -> None:
+    """In the index the Chinese terms stand under one heading, not each under its first character."""
+    for node in doctree.findall(addnodes.index):
+        node["entries"] = [
+            (*entry[:4], "中文") if CHARACTER.match(entry[1]) else entry for entry in node["entries"]
+        ]
+
+
 def link_own_names(app, env, node, contnode):
     """Annotations say `Params` or `Task`: link them to where the kit defines them.
 
@@ -190,6 +200,7 @@ def setup(app) -> dict[str, bool]:
     app.connect("autodoc-process-docstring", keep_constants, priority=400)
     app.connect("autodoc-process-docstring", keep_constants, priority=600)
     app.connect("autodoc-process-docstring", drop_field_numbers, priority=700)
+    app.connect("doctree-read", group_chinese)
     app.connect("missing-reference", link_own_names)
     app.connect("env-updated", drop_unread_modules)
     app.connect("html-page-context", mend_markup, priority=900)
