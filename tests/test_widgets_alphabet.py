@@ -251,9 +251,27 @@ def test_the_picture_of_the_front_page_is_true_and_its_arrows_follow_what_one_mo
     scale = page.locator("svg").first.bounding_box()["width"] / 480
     drag(slid("start θ"), *(scale * (deepest(w, a) - theta)))
     assert "✓" in said_by.inner_text()
+    m = np.eye(2) - 0.65 * a
+    for _ in range(12):
+        slid("start θ").press("ArrowRight")
+        off = [np.einsum("nij,nj->ni", m, at - w) for at in (hills(page)[2], deepest(w, a))]
+        now, least = (np.einsum("ni,nij,nj->", u, a, u) for u in off)
+        assert ("✓" in said_by.inner_text()) == (now < 1.05 * least)
+    assert "Goal" in said_by.inner_text()
     page.get_by_role("button", name="Reset").click()
     np.testing.assert_allclose(ends(page), still, atol=1)
     assert not barriers(page)
+
+
+def test_the_front_page_counts_on_where_the_three_optima_are_one(show):
+    page = show(HERO, f"<script>{(BOOK / '_static/hero.js').read_text()}</script>", width=1000, height=1200)
+    for name in ("optimum of task 1", "optimum of task 2", "optimum of task 3", "start θ"):
+        assert "NaN" not in page.locator(".said").inner_text()
+        for _ in range(24):
+            for key in ("Shift+ArrowLeft", "Shift+ArrowUp"):
+                page.get_by_role("slider", name=name, exact=True).press(key)
+        assert ("over a hundred times" in page.locator(".said").inner_text()) == (name[-1] == "3")
+    assert "✓" in page.locator(".said").inner_text()
 
 
 def test_without_scripts_the_front_page_keeps_its_picture(show):

@@ -135,11 +135,11 @@
   }
   function speak() {
     show();
-    const least = lossAfter(best());
-    const excess = lossAfter(theta) / least;
-    said.textContent = excess < 1.05
+    const [now, least] = [lossAfter(theta), lossAfter(best())];
+    // where the three optima are one, the least is nothing
+    said.textContent = now < 1.05 * least + 1
       ? "✓ Here the three steps land deepest: this θ is what MAML looks for."
-      : `Goal: put θ where the three steps land deepest. Their mean loss is ${excess.toFixed(1)} times the least.`;
+      : `Goal: put θ where the three steps land deepest. Their mean loss is ${now < 100 * least ? (now / least).toFixed(1) : "over a hundred"} times the least.`;
   }
   const begin = JSON.stringify([theta, ...tasks.map(({ at }) => at)]);
   const put = (to) => {
