@@ -112,6 +112,31 @@ def test_the_reader_draws_every_box_with_the_mouse_and_is_told_what_is_missing(s
     assert said(page) == first
 
 
+def test_strokes_add_up_in_a_box_of_ones_own_and_replace_what_is_ready_made(show):
+    page = show(alphabet().html)
+    ink = page.get_by_role("img", name="pad for").locator("path")
+
+    for count in (1, 2):
+        scribble(page, (0.2, 0.2), (0.8, 0.3 * count))
+        assert ink.get_attribute("d").count("M") == count
+    click(page, "Reset")
+    scribble(page, (0.2, 0.2), (0.8, 0.9))
+    assert ink.get_attribute("d").count("M") == 1
+
+
+def test_the_table_holds_the_kits_confidence_before_and_after_the_step(show):
+    figure, model = alphabet(), conv4(5, channels=4, downsample="stride")
+    x = torch.stack([pixels(drawing) for drawing in figure.alphabet])
+    theta = {name: p.float() for name, p in conv4_params().items()}
+    phi = maml.adapt(model, theta, Batch(x, torch.arange(5)), inner_lr=0.4, inner_steps=1)
+    images = torch.cat([x, pixels(figure.query)[None]])
+    wanted = 100 * torch.stack([predict(model, p, images)[-1].softmax(0) for p in (theta, phi)], 1)
+
+    shown = [[float(cell.removesuffix(" %")) for cell in row[1:3]] for row in rows(show(figure.html))]
+    np.testing.assert_allclose(shown, wanted.numpy(), atol=0.6)
+    assert wanted.diff().abs().max() > 2
+
+
 def test_the_keyboard_fills_every_box_and_reaches_the_goal_or_not_as_the_answers_say(show):
     page = show(alphabet().html)
     tab = page.get_by_role("button", name="Clear all")

@@ -73,7 +73,7 @@ function render({ model, el }) {
   const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
   const at = (box) => (box < nWay ? model.get("alphabet")[box] : model.get("query"));
   const fill = (box, drawing) => store(model, box < nWay ? { alphabet: model.get("alphabet").map((old, i) => (i === box ? drawing : old)) } : { query: drawing });
-  let [box, own, asked] = [nWay, false, 0];  // the open box, whether its strokes are the reader's, the ready-made query
+  let [box, own, asked] = [nWay, null, 0];  // the open box, what the reader drew in it, the ready-made query
 
   const boxes = [...letters, "?"].map((letter, i) => {
     const node = button("", () => open(i));
@@ -91,7 +91,7 @@ function render({ model, el }) {
   const frame = element("div", { class: "maml-frame", style: "flex: 1 1 14rem; max-width: 17rem" }, pad, hint);
 
   let [held, stroke] = [null, []];
-  const drawn = () => [...(own ? at(box) : []), stroke];
+  const drawn = () => [...(same(own, at(box)) ? own : []), stroke];
   const reach = (event) => {
     const area = pad.getBoundingClientRect();
     const place = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height].map((value) => Math.round(1000 * clamp(value, [0, 1])) / 1000);
@@ -115,9 +115,8 @@ function render({ model, el }) {
     pad.addEventListener(end, (event) => {
       if (held !== event.pointerId) return;
       held = null;
-      const drawing = drawn();
-      own = true;
-      fill(box, drawing);
+      own = drawn();
+      fill(box, own);
     });
   }
 
@@ -125,7 +124,7 @@ function render({ model, el }) {
   const symbols = () => sets[Number(chosen.value)].symbols;
   const queries = () => symbols()[0].slice(1).flatMap((_, k) => symbols().map((_, i) => symbols()[(2 * i + k) % symbols().length][k + 1] ?? symbols()[i][1]));
   const change = (act) => () => {
-    own = false;
+    own = null;
     act();
   };
   const put1 = change(() => {
@@ -197,7 +196,7 @@ function render({ model, el }) {
     put(pad, { "aria-label": box < nWay ? `pad for the example of ${letters[box]}` : "pad for the query" });
   }
   function open(i) {
-    [box, own] = [i, false];
+    [box, own] = [i, null];
     show();
   }
   keepDrawn(model, ["alphabet", "query"], [{ frame, fit: () => false }], () => {
