@@ -100,7 +100,7 @@ WARDS = {
     ward: {
         name: (
             np.linspace(9, 3 + i, 40) + np.arange(3)[:, None],
-            np.linspace(9, 4, 6) + np.arange(3)[:, None],
+            np.linspace(9, 4 + (i > 1), 6) + np.arange(3)[:, None],
         )
         for i, name in enumerate(names)
     }

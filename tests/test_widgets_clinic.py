@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -100,7 +100,11 @@ def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(sho
     for i in range(1, 6):
         click(page, "Next patient")
         page.locator(".maml-choice", has_text=patients[i]["name"]).last.click()
-    assert page.get_by_text("Goal reached").is_visible()
+        for key in "1234":
+            page.keyboard.press(key)
+        assert said(page).startswith("Yes")
+        assert ("looks healthy" in said(page)) == (patients[i]["name"] in ("early", "wilted"))
+        assert page.get_by_text("Goal reached").is_visible() == (i == 5)
     assert page.get_by_role("button", name="patient 1, missed at the first guess").is_visible()
     click(page, "Reset")
     assert page.get_by_text("0 of 0 named").is_visible()
@@ -146,10 +150,17 @@ def test_a_walk_between_networks_follows_mouse_and_keys_and_is_done_halfway_insi
         lambda: click(page, "shuffled twin"),
     )
     slide(page, "second's share", 0.5)
+    assert "a barrier" in said(page)
     assert not reached.is_visible()
     click(page, "one MAML start")
     assert reached.is_visible()
     assert "No barrier" in said(page)
+    for share, within in ((0.44, False), (0.45, True), (0.55, True), (0.56, False)):
+        slide(page, "second's share", share)
+        assert reached.is_visible() == within
+    support, query = (Batch(*(part[1] for part in batch)) for batch in wave(2))
+    start, wanted = learned(STARTS[0], support, 6), re.search(r"MAML's start to (\d+\.\d+)", said(page))[1]
+    assert batch_loss(network(), start, query).item() == pytest.approx(float(wanted), rel=5e-3)
     assert not page.locator(".maml-hint").is_visible()
     click(page, "Reset")
     assert said(page) == first
@@ -232,6 +243,22 @@ def test_a_weaker_spring_moves_further_and_needs_more_products(show):
     assert said(page) == first
 
 
+def test_the_springs_goal_and_its_count_of_steps_are_what_the_numbers_say(show):
+    steep = {name: 3 * p for name, p in FINE.items()}
+    page, met = show(widgets.spring_strength(steep, ONE, weakest=1.0).html), set()
+    for power, k in product((2, 0.4, 0), (1, 4, 15)):
+        slide(page, "strength λ", power)
+        slide(page, "steps k", k)
+        words = said(page)
+        before, after = map(float, re.search(r"from (\S+) to ([\d.]+)\. ", words).groups())
+        off = "⁻" in words or float(re.search(r"([\d.]+) % off", words)[1]) <= 1
+        needed = re.search(r"it takes (\d+)", words)
+        met.add(page.get_by_text("Goal reached").is_visible())
+        assert page.get_by_text("Goal reached").is_visible() == (off and after <= before / 2), words
+        assert off == bool(needed and k >= int(needed[1])), words
+    assert met == {True, False}
+
+
 @pytest.mark.parametrize(("inner_steps", "inner_lr"), [(1, 0.2), (7, 0.4), (60, 0.45)])
 def test_the_page_rests_where_reptile_comes_to_rest(javascript, inner_steps, inner_lr):
     given = {"n": NORMALS, "o": OFFSETS, "l": LOUDNESS}
@@ -265,6 +292,11 @@ def test_more_inner_steps_lead_reptile_from_the_joint_optimum_to_the_nearest_poi
     )
     assert page.get_by_text("Goal reached").is_visible()
     assert all(float(row[-1]) > 0.9 for row in rows(page))
+    slide(page, "steps K", 26)
+    assert not page.get_by_text("Goal reached").is_visible()
+    slide(page, "steps K", 1)
+    here, joint = re.search(r"here (\S+), joint (\S+),", said(page)).groups()
+    assert here == joint
     click(page, "Reset")
     assert said(page) == first
 
