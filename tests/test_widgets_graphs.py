@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from itertools import product
 
@@ -66,6 +67,13 @@ def test_with_every_setting_of_the_switches_there_arrives_what_autograd_brings(j
         assert found["differences"] == pytest.approx(found["whole"], abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("due", "words"), [(0.5, "it is 4.00 times too long"), (-0.5, "sign is wrong"), (2.001, "the two agree")]
+)
+def test_what_arrives_by_the_straight_road_alone_is_judged_by_finite_differences(javascript, due, words):
+    assert words in javascript(f"judgement(2, 2, null, {due})")
+
+
 def test_the_graph_is_stepped_through_and_loses_its_roads_to_switches(show):
     page = show(backward().html)
     first, reached = said(page), page.get_by_text("Goal reached")
@@ -79,6 +87,9 @@ def test_the_graph_is_stepped_through_and_loses_its_roads_to_switches(show):
     assert "the sign is wrong" in said(page)
     assert reached.is_visible()
     assert page.get_by_text("✂ cut").count() == 2
+    slide(page, "step", 5)
+    assert not reached.is_visible()
+    slide(page, "step", 6)
     page.get_by_label("φ.detach()").check()
     assert "Nothing arrives" in said(page)
     assert not reached.is_visible()
@@ -137,6 +148,21 @@ def test_the_map_follows_the_mouse_while_it_points_and_keeps_what_is_clicked_or_
     assert said(page) == first
 
 
+def test_the_map_colours_harm_marks_the_trained_rate_and_praises_its_lowest_cell_alone(show):
+    page, mean = show(rates().html), np.array(LOSSES["maml"]).mean(0)
+    cells = page.get_by_role("group", name="Map of the mean loss").locator("rect[style*='look-']")
+    looks = cells.evaluate_all("all => all.map(cell => cell.getAttribute('style').includes('look-worse'))")
+    assert looks == (mean > mean[:, :1]).flatten().tolist()
+
+    left, wide = (float(cells.nth(6).get_attribute(name)) for name in ("x", "width"))
+    trained = page.locator(".maml-plane .maml-dashed").first.get_attribute("d")
+    assert float(trained[1:].split()[0]) == pytest.approx(left + wide / 2, abs=0.1)
+    for rate, count in np.ndindex(*mean.shape):
+        slide(page, "rate α", rate)
+        slide(page, "steps K", count)
+        assert ("No cell of this map is lower" in said(page)) == (mean[rate, count] == mean.min())
+
+
 @pytest.mark.parametrize("kept", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("inner_lr", [0.0, 0.2, 0.3])
 def test_the_dial_follows_the_gradient_whose_curvature_term_is_kept_in_part(javascript, inner_lr, kept):
@@ -191,6 +217,8 @@ def test_first_order_runs_away_until_enough_of_the_curvature_is_kept(show):
             break
     assert 50 < share < 100
     assert reached.is_visible()
+    slide(page, "curvature kept c", (share + 3) / 100)
+    assert not reached.is_visible()
     assert all_differ(
         page,
         lambda: slide(page, "curvature kept c", 1),
@@ -204,6 +232,20 @@ def test_first_order_runs_away_until_enough_of_the_curvature_is_kept(show):
     assert walk(paths) != before
     click(page, "Reset")
     assert said(page) == first
+
+
+def test_the_dial_says_the_losses_after_a_step_at_the_resting_points(show):
+    w, a = map(np.array, VALLEYS)
+    found = re.search(
+        r"loss (\S+) after a step; it is (\S+) for first order and (\S+) for MAML\.",
+        said(show(cut(kept=0.4).html)),
+    )
+
+    for text, kept in zip(found.groups(), (0.4, 0, 1)):
+        weights = a @ (np.eye(2) - 0.2 * a) @ (np.eye(2) - kept * 0.2 * a)
+        rest = np.linalg.solve(weights.sum(0), np.einsum("nij,nj->i", weights, w))
+        off = np.einsum("nij,nj->ni", np.eye(2) - 0.2 * a, rest - w)
+        assert float(text) == pytest.approx(np.einsum("ni,nij,nj->", off, a, off) / 4, rel=5e-3)
 
 
 def test_python_reads_and_sets_the_switches_the_cell_and_the_dial():
