@@ -135,7 +135,6 @@ def test_the_map_follows_the_mouse_while_it_points_and_keeps_what_is_clicked_or_
     page.mouse.move(5, 5)
     assert said(page) == first
     page.mouse.click(*there)
-    page.mouse.move(5, 5)
     assert "worse than no step" in said(page)
     cell.focus()
     page.keyboard.press("ArrowLeft")

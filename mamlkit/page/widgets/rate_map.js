@@ -145,6 +145,9 @@ function render({ model, el }) {
     said.say(`From the start of ${shown.label}, ${stepText(count)} of ${small(rates[rate])}: mean loss ${number(cell.mean)}${range}, ${nTasks} tasks. ${lot}`);
   };
 
+  // what the reader chooses is shown, even while the mouse rests on the map
+  for (const name of keys) model.on("change:" + name, () => (peeked = null));
+
   begin(
     model, el,
     element("div", { class: "maml-row" }, map.frame, path.frame),
