@@ -96,7 +96,9 @@ def lead_inside(writer: PdfWriter, starts: dict[str, int]) -> int:
             address = urlsplit(str(annotation.get("/A", {}).get("/URI", "")))
             if address.scheme == "file":
                 del annotation["/A"]
-                if start := starts.get(Path(unquote(address.path)).stem):
+                file = Path(unquote(address.path))
+                # the source of mamlkit.algorithms.reptile is called like the chapter
+                if file.parent.name == "book" and (start := starts.get(file.stem)):
                     there = writer.pages[start - 1].indirect_reference
                     annotation[NameObject("/Dest")] = ArrayObject([there, NameObject("/Fit")])
                     turned += 1

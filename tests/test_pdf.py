@@ -22,7 +22,7 @@ def test_links_to_chapters_lead_inside_the_file_others_to_a_disk_are_dropped_and
         writer.add_blank_page(100, 100)
     for address in (
         "file:///a/book/objective.html#id1",
-        "file:///a/_modules/torch.html",
+        "file:///a/_modules/mamlkit/objective.html",  # a source that is called like a chapter
         "https://example.org/x",
     ):
         writer.add_annotation(0, annotations.Link(rect=(0, 0, 9, 9), url=address))
