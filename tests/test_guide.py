@@ -20,6 +20,22 @@ def test_on_a_path_every_chapter_comes_after_what_it_needs(path):
         assert not set(guide.chapters()[name].needed) & set(guide.chapters()) - set(chapters[:i]), name
 
 
+@pytest.mark.parametrize("path", guide.ways())
+def test_what_is_left_of_a_path_is_what_its_next_chapters_take(path):
+    names = guide.ways()[path]["chapters"]
+    rows = re.findall(
+        r"\{doc\}`([\w-]+)` \| (\d+) min \| (.*) \|", "\n".join(guide._path(path, guide.ways()[path]))
+    )
+
+    assert [name for name, *_ in rows] == names
+    left = sum(guide.chapters()[name].minutes for name in names)
+    for name, minutes, said in rows:
+        left -= int(minutes)
+        assert guide.stops(name)[path]["left"] == guide.hours(left)
+        assert said == (guide.hours(left) if left else "–")
+    assert left == 0
+
+
 def test_the_tree_holds_every_chapter_once_under_one_that_it_needs():
     lines = [re.match(r"( *)- \d+\. \{doc\}`([\w-]+)`", line) for line in guide.tree().splitlines()[1:-1]]
     above: list[str] = []
@@ -28,6 +44,10 @@ def test_the_tree_holds_every_chapter_once_under_one_that_it_needs():
         depth, name = len(line[1]) // 2, line[2]
         assert not depth or above[depth - 1] in guide.chapters()[name].needed
         above[depth:] = [name]
+        # by what stands above it, or in brackets, or what one of those needs
+        beside = re.findall(r"`([\w-]+)`", line.string)
+        known = {*above, *beside}.union(*(guide._all(other) for other in beside if other in guide.chapters()))
+        assert {*guide.chapters()[name].needed} <= known
     assert sorted(line[2] for line in lines) == sorted(guide.chapters())
 
 
@@ -36,8 +56,14 @@ def test_a_teacher_finds_for_each_chapter_its_exercises_mistakes_and_questions_b
 
     assert guide.teaching().keys() == guide.chapters().keys()
     for name, known in guide.teaching().items():
-        assert len(guide.chapters()[name].exercises) >= 3
+        chapter = guide.chapters()[name]
+        assert f"**Objectives.** Students {chapter.does}"[:-1] in page
+        assert len(chapter.exercises) >= 3
+        for exercise in chapter.exercises:
+            asked = exercise["title"], exercise["minutes"], exercise["stars"]
+            assert re.search(r"\| \[{}\]\(.*\| {} \| {} \|\n".format(*map(re.escape, asked)), page)
         assert len(known["wrong"]) >= 2 <= len(known["exam"])
+        assert all(f"- {wrong}\n" in page for wrong in known["wrong"])
         for question in known["exam"]:
             assert question["question"] in page
             assert question["solution"] not in page
@@ -48,6 +74,11 @@ def test_the_kit_points_back_to_the_chapters_that_build_and_use_it():
 
     assert "inner-loop" in adapt["built"]
     assert "sinusoids" in adapt["used"]
+    said = ["Adapt."]
+    guide.point_back(None, "function", "mamlkit.algorithms.maml.adapt", None, None, said)
+    assert re.fullmatch(
+        r"Built in :doc:`The inner loop </book/inner-loop>`.*\. Used in .* more chapters\.", said[2]
+    )
     called = guide._used(["import torch\nfrom mamlkit.algorithms import maml as m", "m.adapt(torch.ones(1))"])
     assert "mamlkit.algorithms.maml.adapt" in called
 
