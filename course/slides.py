@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 
@@ -29,8 +30,6 @@ from plain import GLUED, ROOT, Book, Chapter
 from pygments.formatters import HtmlFormatter
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-import itertools
-
 from cells import OURS, chunks
 
 DECK = Path(__file__).resolve().parent / "deck"
@@ -206,7 +205,7 @@ def middle(book: Book, chapter: Chapter, room: int) -> list[Slide]:
     found = things(chapter)
     taken = {id(thing) for thing in chosen(book, found, room)}
     places = [i for i, thing in enumerate(found) if id(thing) in taken]
-    cuts = [0, *(parted(found, a, b) for a, b in itertools.pairwise(places)), len(found)]
+    cuts = [0, *(parted(found, a, b) for a, b in pairwise(places)), len(found)]
     parts = ((found[i], found[start:i], found[i + 1 : end]) for i, start, end in zip(places, cuts, cuts[1:]))
     return [made for part in parts for made in told(book, chapter, *part)]
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import re
 import sys
+from html import escape
 from pathlib import Path
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "course"))
 import slides
+from cells import OURS, chunks
 from plain import Book
 
 BOOK = Book.read()
@@ -29,8 +32,23 @@ def test_a_deck_has_the_length_of_a_lecture_and_shows_neither_sphinx_nor_a_solut
     assert kinds[-1] == "reading"
     written = "\n".join(cell.source for slide in deck for cell in slide if cell.cell_type == "markdown")
     assert not re.search(r"\{[a-z:-]+\}`|`{3}\{|:{3}|^:\w+:|^\([\w-]+\)=", written, re.M)
+    numbers = [
+        BOOK.numbers[thing.block.label] for thing in slides.things(CHAPTERS[name]) if thing.kind == "equation"
+    ]
+    assert {f"({tag})" for tag in re.findall(r"\\tag\{(.*?)\}", written)} <= {*numbers}
     code = "\n".join(cell.source for slide in deck for cell in slide if cell.cell_type == "code")
     assert "exercise(" not in code, "answers and checks are the student's"
+    turns = [cell.source for slide in deck if slide.kind == "turn" for cell in slide.cells]
+    assert turns
+    assert not [source for source in turns if re.search(r"^\*\*(Hint|Solution)", source, re.M)]
+    pictures = [
+        output.data["image/png"]
+        for slide in deck
+        for cell in slide.cells
+        for output in cell.get("outputs", [])
+        if "image/png" in output.get("data", {})
+    ]
+    assert not {kind for png in pictures for kind, *_ in chunks(base64.b64decode(png))} & {*OURS}
 
 
 def test_notes_and_slides_together_hold_the_prose_of_a_chapter():
@@ -38,9 +56,24 @@ def test_notes_and_slides_together_hold_the_prose_of_a_chapter():
     deck = slides.deck(BOOK, chapter)
     told = "\n".join(cell.source for slide in deck for cell in slide)
 
-    prose = [t.text for t in slides.things(chapter) if t.block]
+    found = slides.things(chapter)
+    prose, claims = [t.text for t in found if t.block], [escape(line) for t in found for line in t.claims]
     assert len(prose) > 30
+    assert len(claims) > 10
+    assert not [claim for claim in claims if claim not in told]
     assert all(BOOK.plain(text).strip("$\n") in told or "eq-" in text for text in prose if "$$" not in text)
+
+
+def test_a_cell_tagged_slide_is_taken_and_one_tagged_no_slide_never():
+    found, room = slides.things(CHAPTERS["first-order"]), 10
+    before = {id(thing) for thing in slides.chosen(BOOK, found, room)}
+    wanted = next(thing for thing in found if slides.value(thing) > 0 and id(thing) not in before)
+    refused = next(thing for thing in found if id(thing) in before)
+
+    wanted.tags, refused.tags = ("slide",), ("no-slide",)
+    after = {id(thing) for thing in slides.chosen(BOOK, found, room)}
+    assert id(wanted) in after
+    assert id(refused) not in after
 
 
 @pytest.fixture(scope="module")
