@@ -5,9 +5,10 @@
 
 The networks and tasks are those of `omniglot.py laptop`, the pixels noise, which takes the same time. Each rung keeps what the
 rungs below it changed, but "tf32", "bf16" and "seeds" each stand on the rung before all three: "on device" on a CPU, "recorded"
-on a GPU, which has more rungs. They take turns in short bursts, in a new order in every round, so that a slow moment of the
-machine hits all alike. Beside the clock stands the processor time of this process, which other work on the machine hardly
-touches. Before that, each rung's meta-gradient is compared with the loop's in float64.
+on a GPU, which has more rungs. "patches" makes every convolution a matrix product, as a GPU and the compiler want it. They take
+turns in short bursts, in a new order in every round, so that a slow moment of the machine hits all alike. Beside the clock stands
+the processor time of this process, which other work on the machine hardly touches. Before that, each rung's meta-gradient is
+compared with the loop's in float64.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import omniglot
 import torch
 from options import device as here
 from options import folder, whole
@@ -78,7 +80,7 @@ class Config:
     """Steps inside a task."""
     n_seeds: int = 3
     """Runs at once on the rung "seeds"."""
-    compiled: tuple[str, ...] = ("mlp",)
+    compiled: tuple[str, ...] = ("conv", "mlp")
     """Networks with the rung "compiled" on a CPU; on a GPU all have it."""
     rounds: int = 9
     """Each measures every rung once."""
@@ -107,13 +109,13 @@ class Tasks(IterableDataset[Task]):
             yield Task(Batch(torch.stack(support), labels), Batch(torch.stack(query), labels))
 
 
-def network(config: Config, name: str, device: torch.device) -> nn.Module:
-    """The network, the same weights on every rung."""
+def network(config: Config, name: str, device: torch.device, *, patches: bool = False) -> nn.Module:
+    """The network, the same weights on every rung; on a GPU every convolution is a product of patches, elsewhere if so asked."""
     torch.manual_seed(0)
     if name == "mlp":
         return mlp([28 * 28, 256, 128, 64, 64, config.n_way], batch_norm=True).to(device)
-    on_gpu = device.type == "cuda"
-    return conv4(config.n_way, channels=config.channels, downsample="stride", patches=on_gpu).to(device)
+    patches = patches or device.type == "cuda"
+    return conv4(config.n_way, channels=config.channels, downsample="stride", patches=patches).to(device)
 
 
 Gradient = Callable[[Params, Task], tuple[Tensor, Params]]
@@ -132,15 +134,17 @@ class Rung:
     """Of float32 products: "high" is TF32 on a GPU."""
 
 
+def loss_of(config: Config, model: nn.Module) -> TaskLoss:
+    """The network's task loss."""
+    adapt = partial(maml.adapt, model, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
+    return partial(query_loss, model, adapt)
+
+
 def rungs(config: Config, name: str, model: nn.Module, device: torch.device) -> dict[str, Rung]:
     """The rungs of a network by name, from the plainest on."""
-
-    def loss_of(model: nn.Module) -> TaskLoss:
-        adapt = partial(maml.adapt, model, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
-        return partial(query_loss, model, adapt)
-
-    task_loss = loss_of(model)
-    short = partial(meta_gradient, loss_of(in_bfloat16(network(config, name, device))))
+    task_loss = loss_of(config, model)
+    short = partial(meta_gradient, loss_of(config, in_bfloat16(network(config, name, device))))
+    products = partial(meta_gradient, loss_of(config, network(config, name, device, patches=True)))
 
     def compiled(gradient: Gradient) -> Gradient:
         return torch.compile(gradient, dynamic=False)
@@ -159,8 +163,10 @@ def rungs(config: Config, name: str, model: nn.Module, device: torch.device) -> 
         found["bf16"] = Rung(compiled(short), recorded=True)
         found["seeds"] = Rung(compiled(vmap(together)), recorded=True, n_seeds=config.n_seeds)
     else:
+        if name == "conv":
+            found["patches"] = Rung(products)
         if name in config.compiled:
-            found["compiled"] = Rung(compiled(together))
+            found["compiled"] = Rung(compiled(products))
         found["bf16"] = Rung(short)
         found["seeds"] = Rung(vmap(together), n_seeds=config.n_seeds)
     return found
@@ -249,10 +255,11 @@ def where(step: Callable[[], Tensor], device: torch.device) -> dict[str, float]:
         wait(device)
     found = dict.fromkeys((*KINDS, "element by element", "no work"), 0.0)
     for event in profiled.key_averages():
-        if not event.key.startswith("aten::"):
-            continue
         spent = event.self_device_time_total if device.type == "cuda" else event.self_cpu_time_total
-        found[kind_of.get(event.key.removeprefix("aten::"), "element by element")] += spent / 3000
+        if event.key.startswith("aten::"):
+            found[kind_of.get(event.key.removeprefix("aten::"), "element by element")] += spent / 3000
+        elif event.key.startswith("## Call CompiledFxGraph"):
+            found["element by element"] += spent / 3000  # fused with sums and moves
     return {kind: round(ms, 3) for kind, ms in found.items()}
 
 
@@ -261,7 +268,7 @@ def measure(config: Config, device: torch.device) -> dict[str, Any]:
     generator = torch.Generator(device=device).manual_seed(0)
     images = torch.rand(config.n_classes, 20, 1, 28, 28, generator=generator, device=device)
     few = class_tasks(images, config.meta_batch_size, n_way=5, k_shot=1, k_query=1, generator=generator)
-    steps, differences, compile_seconds, failed, profiles = {}, {}, {}, {}, {}
+    steps, differences, compile_seconds, failed, profiles, costs = {}, {}, {}, {}, {}, {}
     for name in config.networks:
         model = network(config, name, device)
         ladder = rungs(config, name, model, device)
@@ -279,8 +286,11 @@ def measure(config: Config, device: torch.device) -> dict[str, Any]:
             if rung == "compiled":
                 compile_seconds[name] = round(time.perf_counter() - began, 1)
             print(f"{job}: ready, {differences[job]}", flush=True)
-        for rung in ("loop", "on device"):
-            profiles[f"{name} {rung}"] = where(steps[f"{name} {rung}"], device)
+        for rung in ("loop", "on device", "compiled"):
+            if f"{name} {rung}" in steps:
+                profiles[f"{name} {rung}"] = where(steps[f"{name} {rung}"], device)
+        laptop = replace(omniglot.RUNS[f"laptop-{name}-5w1s"], meta_batch_size=config.meta_batch_size)
+        costs[name] = omniglot.cost(laptop, model, loss_of(config, model), device)
 
     clock: dict[str, list[float]] = {job: [] for job in steps}
     processor: dict[str, list[float]] = {job: [] for job in steps}
@@ -308,6 +318,7 @@ def measure(config: Config, device: torch.device) -> dict[str, Any]:
         "compile_seconds": compile_seconds,
         "failed": failed,
         "profile_ms": profiles,
+        "cost": costs,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     }
 

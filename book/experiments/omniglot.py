@@ -4,6 +4,7 @@
     python book/experiments/omniglot.py paper-conv-5w1s        # one run, three seeds, and its record
     python book/experiments/omniglot.py ladder --minutes 60    # all GPU runs that have no record yet, as far as the time goes
     python book/experiments/omniglot.py laptop                 # the runs that a CPU finishes in some minutes each
+    python book/experiments/omniglot.py cpu                    # those that it finishes in some hours each
 
 A run meta-trains all its seeds at once, keeps for each the parameters that did best on meta-validation classes, and reports on
 meta-test classes, which choose nothing. Killed or out of time, the same command goes on where it stopped; a run whose record is
@@ -110,6 +111,8 @@ RUNS = {
     "first-order-conv-5w1s": Config(first_order=True),
     "first-order-conv-20w1s": Config(**TWENTY_WAY, first_order=True),
     "bf16-conv-5w1s": Config(precision="bf16"),
+    "half-conv-5w1s": Config(channels=32),
+    "half-conv-20w1s": Config(**TWENTY_WAY, channels=32, meta_steps=2_000, validate_every=100, seeds=(0,)),
     "laptop-conv-5w1s": LAPTOP,
     "laptop-mlp-5w1s": replace(LAPTOP, network="mlp"),
     "laptop-alphabets-5w1s": replace(LAPTOP, **HARDER),
@@ -120,7 +123,8 @@ TRAPS = {
     "traps": ("paper-conv-5w1s", "alphabets-conv-5w1s"),
 }
 GROUPS = {
-    "ladder": [name for name in [*RUNS, *TRAPS] if not name.startswith("laptop")],
+    "ladder": [name for name in [*RUNS, *TRAPS] if not name.startswith(("laptop", "half"))],
+    "cpu": ["paper-mlp-5w1s", "paper-mlp-5w5s", "half-conv-5w1s", "half-conv-20w1s"],
     "laptop": [name for name in [*RUNS, *TRAPS] if name.startswith("laptop")],
 }
 
@@ -136,14 +140,18 @@ class Setting(NamedTuple):
     deadline: float
 
 
+def compiles(config: Config, device: torch.device) -> bool:
+    """Whether torch's compiler is worth its minutes: over a step of convolutions on a CPU only if the run is long."""
+    return device.type == "cuda" or config.network == "mlp" or config.meta_steps >= 10_000
+
+
 def network(config: Config, device: torch.device) -> nn.Module:
     """A freshly initialised network of the run."""
     if config.network == "mlp":
         model = mlp([28 * 28, 256, 128, 64, 64, config.n_way], batch_norm=True)
     else:
-        model = conv4(
-            config.n_way, channels=config.channels, downsample="stride", patches=device.type == "cuda"
-        )
+        patches = compiles(config, device)
+        model = conv4(config.n_way, channels=config.channels, downsample="stride", patches=patches)
     model.to(device)
     return in_bfloat16(model) if config.precision == "bf16" else model
 
@@ -211,8 +219,7 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
         generator=torch.Generator(device=at.device).manual_seed(config.seeds[0]),
         chunk_size=at.chunk_size,
         n_seeds=len(config.seeds),
-        # torch's compiler takes minutes over convolutions under vmap on a CPU, and seconds over dense layers
-        compiled=not at.plain and (at.device.type == "cuda" or config.network == "mlp"),
+        compiled=not at.plain and compiles(config, at.device),
         validate=validate,
         validate_every=config.validate_every,
         checkpoint=at.folder / f"{name}.pt",
@@ -284,7 +291,7 @@ def run(name: str, at: Setting) -> None:
         "curve_loss": [block.mean(0).tolist() for block in blocks],
         "train_seconds": trained.seconds,
         "train_peak_bytes": peak,  # None on a CPU, where only a process of its own could tell
-        "cost": cost(config, model, task_loss, at),
+        "cost": cost(config, model, task_loss, at.device),
         "n_parameters": sum(p.numel() for p in initial_params(model).values()),
     }
     weights = {}
@@ -294,7 +301,7 @@ def run(name: str, at: Setting) -> None:
     write(name, asdict(config), metrics, at, started, trained.seconds + time.monotonic() - began, weights)
 
 
-SHIPPED = ("paper-conv-5w1s", "paper-mlp-5w1s", "laptop-conv-5w1s", "laptop-mlp-5w1s")
+SHIPPED = ("paper-conv-5w1s", "paper-mlp-5w1s", "half-conv-5w1s", "laptop-conv-5w1s", "laptop-mlp-5w1s")
 """Runs whose first seed's parameters are kept beside the record, in half precision, for readers to adapt."""
 
 
@@ -320,10 +327,10 @@ PROBES = {"cuda": (8192, 2**28), "cpu": (2048, 2**25)}
 
 
 def cost(
-    config: Config, model: nn.Module, task_loss: Callable[[Params, Task], Tensor], at: Setting
+    config: Config, model: nn.Module, task_loss: Callable[[Params, Task], Tensor], device: torch.device
 ) -> dict[str, float]:
     """Operations and bytes of one meta-step of one seed, and what the device can do of each in a second, measured now."""
-    pictures = torch.rand(40, 20, 1, 28, 28, device=at.device)
+    pictures = torch.rand(40, 20, 1, 28, 28, device=device)
     tasks = draw(pictures, config.meta_batch_size, config, 0)
     with FlopCounterMode(display=False) as flops, Bytes() as traffic:
         # Task by task: of vmap's grouped convolutions the counter counts the zeros between the groups too.
@@ -334,13 +341,13 @@ def cost(
         for _ in range(6):
             began = time.perf_counter()
             step()
-            if at.device.type == "cuda":
-                torch.cuda.synchronize(at.device)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             best = min(best, time.perf_counter() - began)
         return work / best
 
-    n, length = PROBES[at.device.type]
-    square, long = torch.rand(n, n, device=at.device), torch.rand(length, device=at.device)
+    n, length = PROBES[device.type]
+    square, long = torch.rand(n, n, device=device), torch.rand(length, device=device)
     return {
         "flop_per_meta_step": flops.get_total_flops(),
         "bytes_per_meta_step": traffic.moved,
