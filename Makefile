@@ -23,7 +23,7 @@ pytest = @$(PY) -m pytest -q
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help book test kit lab course pdf offline refresh mutants portable seeds benchmark clean python environment peers lint types unit notebooks site
+.PHONY: help book test kit lab course pdf offline refresh mutants portable costs seeds benchmark clean python environment peers lint types unit notebooks site
 
 help:  ## say what there is
 	@printf 'The MAML book\n\n'
@@ -69,6 +69,10 @@ mutants: environment peers  ## break MAML on purpose and watch the tests turn re
 portable: environment peers  ## run what the pages show as other machines would run it
 	$(call say,Other machines: fewer threads and older processors; what the page shows must hold)
 	@$(PY) tests/portable.py $(TURN)
+
+costs: environment  ## measure what a chapter costs to run, and write it onto its card (ONLY=name)
+	$(call say,What the chapters cost: nothing else should run)
+	@$(PY) tests/refresh.py --costs $(ONLY)
 
 seeds: environment  ## run the chapters from other seeds: what they say must hold there too
 	$(call say,Other seeds)

@@ -51,6 +51,10 @@ VERDICT = re.compile(r"(?:✓ (ex-[\w-]+): solved|… (ex-[\w-]+): not yet \((.*
 KINDS = "Predict, then run", "Code", "Proof, with a check", "Debug"
 KIND = re.compile(rf"^\*({'|'.join(KINDS)})\* · \d+ minutes · (★☆☆|★★☆|★★★)$", re.M)
 HUGE = 1e3  # no claim of this book needs a larger constant to compare with
+# what a card may say of a run: `make costs` measures and rounds up
+SECONDS = (5, 10, 15, 20, 30, 45, 60, 90, 120, 180, 240, 300)
+GIGABYTES = (0.5, 1, 1.5, 2, 3, 4, 6)
+RUNNING = re.compile(r"\*\*Running\*\* (\d+) s and ([\d.]+) GB on two CPU cores$", re.M)
 CARD = ("You will", "You need", "Reading", "Running", "Device")
 REPEATED = (ast.For, ast.While, ast.FunctionDef, ast.If, ast.Try, ast.ListComp, ast.GeneratorExp)
 
@@ -173,6 +177,7 @@ def _anatomy(notebook: NotebookNode) -> Iterator[str]:
     glance = "{admonition} At a glance" in card and ":class: glance" in card
     missing = [key for key in CARD if f"**{key}**" not in card] if glance else []
     first = next((cell for _, cell in _code(notebook)), None)
+    running = RUNNING.search(card)
     setup = first is not None and "notebook.setup(" in first.source and "hide-input" in tags(first)
     claims = [line for _, line in _lines(notebook) if line.startswith("✓ ") and not VERDICT.match(line)]
     rules = {
@@ -180,6 +185,9 @@ def _anatomy(notebook: NotebookNode) -> Iterator[str]:
         "it has not exactly one title (a line with one #)": len(titles) == 1,
         "it has no card ({admonition} At a glance with :class: glance) in its first cells": glance,
         f"its card does not say {', '.join(missing)}": not missing,
+        "its card does not say what `make costs` measured, as in '**Running** 20 s and 1 GB on two CPU cores'": (
+            running and float(running[1]) in SECONDS and float(running[2]) in GIGABYTES
+        ),
         "its first code cell is not notebook.setup(...) with the tag hide-input": setup,
         "it has no section '## Exercises'": re.search(r"^## Exercises", markdown, re.M),
         "it has no section '## Notes'": re.search(r"^## Notes", markdown, re.M),

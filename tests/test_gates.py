@@ -70,7 +70,8 @@ After this page you can add two numbers.
 %% markdown
 ```{{admonition}} At a glance
 :class: glance
-{", ".join(f"**{key}**" for key in gates.CARD)}
+{", ".join(f"**{key}**" for key in gates.CARD if key != "Running")}
+- **Running** 20 s and 1 GB on two CPU cores
 ```
 %% code {{"tags": ["hide-input"]}}
 notebook.setup(seed=0)
@@ -155,6 +156,7 @@ DEFECTS = [
     ("## Notes", "# Another title\n\n## Notes", "not exactly one title"),
     (":class: glance", "", "no card"),
     ("**Reading**", "**Pages**", "does not say Reading"),
+    ("20 s and 1 GB", "19 s and 1 GB", "what `make costs` measured"),
     ('{"tags": ["hide-input"]}', "{}", "hide-input"),
     ("notebook.setup(seed=0)", "1", "notebook.setup"),
     ("two and two", "ex-tiny-1: solved", "claims nothing"),
@@ -283,3 +285,15 @@ def test_a_chapter_that_does_not_run_cleanly_is_not_written(tmp_path, cell, mess
 def test_an_unknown_chapter_is_named():
     with pytest.raises(SystemExit, match="no chapter is called 'inner-lop'"):
         refresh.main(["inner-lop"])
+
+
+def test_a_measured_run_writes_its_cost_onto_the_card_and_nothing_else(tmp_path):
+    path = tmp_path / "tiny.ipynb"
+    cells = [new_markdown_cell("# Tiny\n\n- **Running** by guess"), new_code_cell("print(2)")]
+    path.write_text(refresh.text(refresh.normalised(new_notebook(cells=cells))), encoding="utf-8")
+    before = path.read_text(encoding="utf-8")
+
+    refresh.costs(path)
+
+    after = path.read_text(encoding="utf-8")
+    assert after == before.replace("by guess", "5 s and 0.5 GB on two CPU cores")
