@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -322,7 +323,16 @@ def test_every_malformed_call_is_refused_in_words_and_changes_nothing(capsys) ->
 
 
 BY_WORDS = Path(__file__).with_name("bad_calls.txt").read_text(encoding="utf-8").splitlines()
-ROWS = [tuple(line.split(" | ")) for line in BY_WORDS if line and not line.startswith("#")]
+
+
+def calls_of_the_table():
+    """Of each line of `bad_calls.txt`, or of each of its values: a name, the call, and the words of its error."""
+    for line in BY_WORDS:
+        if line and not line.startswith("#"):
+            module, bad, call, words = line.split(" | ")
+            for value in bad.split("; ") if "BAD" in call else [bad]:
+                filled = call.replace("BAD", value), words.replace("BAD", re.escape(value))
+                yield pytest.param(*filled, id=f"{module}-{value}")
 
 
 def names_of_the_table(tmp_path: Path) -> dict[str, object]:
@@ -339,23 +349,21 @@ def names_of_the_table(tmp_path: Path) -> dict[str, object]:
         settings |= {"meta_optimizer": partial(torch.optim.Adam, lr=0.01), "progress": False}
         return training.meta_train(**{**settings, "generator": torch.Generator().manual_seed(0), **changes})
 
+    rows, group = Batch(torch.ones(12, 1), torch.ones(12, 1)), torch.tensor([7] * 5 + [2] * 7)
     where = records.Provenance("0" * 40, True, "a.py", "ab" * 32, "1", "3", "2", None, "cpu", "float32",
                                "2026-01-31T12:00:00+00:00", 1.0)  # fmt: skip
     good = {"experiment": "omniglot", "config": {}, "metrics": {"loss": 0.5}, "provenance": where}
     collected = {"device": "cpu", "dtype": torch.float32, "started": now}
     return {
-        **vars(models), **vars(training), **vars(records), "glyphs": image_sets.glyphs,
-        "omniglot": image_sets.omniglot, "tmp_path": tmp_path, "torch": torch,
-        "token_ids": texts.token_ids, "math": math, "replace": replace, "datetime": datetime, "model": model, "params": params,
-        "task_loss": task_loss, "sample": sample, "seeds": lambda n: training.stack_seeds([params] * n), "train": train,
+        **globals(), **vars(models), **vars(training), **vars(records), **vars(texts), **vars(image_sets), **vars(sampling),
+        "good": SimpleNamespace(**inputs()), "tmp_path": tmp_path, "model": model, "params": params, "rows": rows, "group": group,
+        "replace": replace, "sample": sample, "seeds": lambda n: training.stack_seeds([params] * n), "train": train,
         "NOW": now, "WHERE": where, "RECORD": records.Record(**good), "record": lambda **c: records.Record(**{**good, **c}),
         "collect": lambda **c: records.provenance(__file__, **{**collected, **c}),
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("call", "words"), [row[2:] for row in ROWS], ids=["-".join(row[:2]) for row in ROWS]
-)
-def test_a_malformed_run_record_or_data_set_is_refused_in_these_words(call, words, tmp_path) -> None:
+@pytest.mark.parametrize(("call", "words"), [*calls_of_the_table()])
+def test_a_malformed_call_is_refused_in_these_words(call, words, tmp_path) -> None:
     with pytest.raises((ValueError, FileNotFoundError, FileExistsError), match=words):
         eval(call, names_of_the_table(tmp_path))

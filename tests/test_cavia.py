@@ -96,9 +96,3 @@ def test_film_moves_the_maps_of_a_convolution_by_scale_and_shift() -> None:
     assert {*adapted} - {*params} == {"body.block3.2.context"}
     assert adapted["body.block3.2.context"].abs().max() > 0
     assert torch.allclose(predict(layer, {"context": context}, maps), maps + gamma * maps + beta)
-
-
-def test_a_model_without_a_context_is_refused() -> None:
-    model, params, tasks = regression()
-    with pytest.raises(ValueError, match="no buffer called context; make it Context"):
-        cavia.adapt(model, params, one(tasks.support), inner_lr=0.5, inner_steps=1)

@@ -207,10 +207,3 @@ def test_every_row_of_a_group_may_be_asked_or_shown_and_every_group_drawn() -> N
     assert all(len(task.unique()) == 4 for task in together)
     assert ((together < 5).all(1) | (together >= 5).all(1)).all()
     assert 0.4 < (together[:, 0] < 5).float().mean() < 0.6
-    for bad, words in (
-        (group[:-1], "integers of shape"),
-        (torch.arange(12) // 3, "group 0 has 3 rows"),
-        (group.float(), "integers"),
-    ):
-        with pytest.raises(ValueError, match=words):
-            group_tasks(rows, bad, 2, k_shot=2, k_query=2, generator=torch.Generator())
