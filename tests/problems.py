@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from mamlkit.models import initial_params, mlp
@@ -42,3 +43,13 @@ def classification(
     y = torch.arange(sizes[-1]).repeat_interleave(k_shot)
     support, query = (Batch(draw(n_tasks, len(y), sizes[0]), y.repeat(n_tasks, 1)) for _ in range(2))
     return model, params, Task(support, query)
+
+
+def slopes(
+    loss: Callable[[Params], Tensor], params: Params, gradients: Params, *, step: float, only: str = ""
+) -> tuple[Tensor, Tensor]:
+    """Along a random way of the parameters whose names start with `only`: a difference of losses, and what `gradients` say."""
+    draw = partial(torch.randn, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    way = {name: draw(p.shape) * name.startswith(only) for name, p in params.items()}
+    up, down = (loss({name: p + h * way[name] for name, p in params.items()}) for h in (step, -step))
+    return (up - down) / (2 * step), sum((gradients[name] * way[name]).sum() for name in params)
