@@ -67,18 +67,6 @@ def test_steps_of_the_codes_are_steps_of_the_head_preconditioned_by_the_decoder(
     assert close(adapted["head.weight"], w)
 
 
-def test_relabelling_permutes_predictions_and_the_order_of_examples_is_nothing() -> None:
-    model, params, ((x, y), query) = problem(1)
-    new, order = torch.tensor([1, 2, 0]), torch.randperm(6)
-    adapt = partial(leo.adapt, model, params, **STEPS)
-
-    plain = predict(model, adapt(Batch(x[0], y[0])), query.x[0])
-    renamed = predict(model, adapt(Batch(x[0][order], new[y[0][order]])), query.x[0])
-
-    assert close(renamed[:, new], plain)
-    assert not torch.allclose(renamed, plain)
-
-
 @pytest.mark.parametrize("first_order", [False, True])
 def test_all_that_is_learned_gets_a_gradient_under_vmap_as_one_by_one(first_order: bool) -> None:
     model, params, tasks = problem()

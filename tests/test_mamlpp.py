@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import pytest
@@ -156,23 +155,8 @@ def test_statistics_are_means_over_tasks_of_the_support_before_and_the_query_aft
     linear = params["step.0.bias"] @ params["model.1.weight"].T + params["model.1.bias"]
     assert torch.allclose(found["step.0.running_mean"], mean.expand(2, 2), rtol=1e-12)
     assert torch.allclose(found["step.0.running_var"], variance.expand(2, 2), rtol=1e-12)
-    assert torch.allclose(
-        found["step.2.running_mean"], linear, rtol=1e-12
-    )  # that of its own step's batch norm
-
-
-def test_the_schedule_in_the_docstring_is_torchs_cosine() -> None:
-    optimizer = torch.optim.SGD([torch.ones(1)], lr=1e-3)
-    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=20, eta_min=1e-5)
-    low, meta_steps, torchs = 1e-2, 20, []
-    for _ in range(meta_steps):
-        torchs.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        cosine.step()
-
-    ours = [1e-3 * (low + (1 - low) * (1 + math.cos(math.pi * step / meta_steps)) / 2) for step in range(20)]
-
-    assert torchs == pytest.approx(ours, rel=1e-10)
+    # what the batch norm of its own step lets through
+    assert torch.allclose(found["step.2.running_mean"], linear, rtol=1e-12)
 
 
 def test_the_weights_of_the_steps_may_change_where_a_run_is_left_and_the_rates_not(tmp_path) -> None:
