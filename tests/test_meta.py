@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from judges import adjoint, plain_loop
-from problems import alike, one, regression
+from problems import alike, one, regression, slopes
 from torch import nn
 
 from mamlkit.algorithms import maml
@@ -56,7 +56,7 @@ def objective(model: nn.Module, inner_steps: int, first_order: bool = False):
     return partial(query_loss, model, adapt)
 
 
-@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+@pytest.mark.parametrize("inner_steps", [0, 3])
 @pytest.mark.parametrize("first_order", [False, True], ids=["second order", "first order"])
 @pytest.mark.parametrize("judge", [plain_loop, adjoint])
 @pytest.mark.parametrize("network", NETWORKS)
@@ -72,22 +72,17 @@ def test_meta_gradient_equals_an_independent_judge(network, judge, first_order, 
     assert alike(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("inner_steps", [0, 1, 3])
+@pytest.mark.parametrize("inner_steps", [0, 3])
 @pytest.mark.parametrize("network", NETWORKS)
 def test_meta_gradient_is_the_slope_of_the_objective(network: str, inner_steps: int) -> None:
     model, params, tasks = NETWORKS[network]()
     task_loss = objective(model, inner_steps)
-    generator = torch.Generator().manual_seed(3)
-    direction = {name: torch.randn(p.shape, generator=generator, dtype=p.dtype) for name, p in params.items()}
-
-    def loss_at(step: float) -> float:
-        there = {name: p + step * direction[name] for name, p in params.items()}
-        return meta_gradient(task_loss, there, tasks)[0].item()
 
     _, gradients = meta_gradient(task_loss, params, tasks)
-    slope = sum((gradients[name] * direction[name]).sum().item() for name in params)
-    step = 1e-7  # small, lest a ReLU or a max-pool switch between the two points
-    assert slope == pytest.approx((loss_at(step) - loss_at(-step)) / (2 * step), rel=1e-6)
+
+    value = lambda params: meta_gradient(task_loss, params, tasks)[0]  # noqa: E731
+    # a small step, lest a ReLU or a max-pool switch between the two points
+    assert torch.allclose(*slopes(value, params, gradients, step=1e-7), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("first_order", [False, True])
@@ -132,17 +127,19 @@ def test_meta_step_is_the_optimisers_step_along_the_meta_gradient() -> None:
     assert alike(params, there, atol=0)
 
 
+def zero_with_an_infinite_slope(params: Params, task: Task) -> torch.Tensor:
+    return (params["head.bias"] * 0).sum().sqrt()
+
+
+def infinite(params: Params, task: Task) -> torch.Tensor:
+    return params["head.bias"].sum() * math.inf
+
+
 @pytest.mark.parametrize(
     ("task_loss", "words"),
-    [  # zero, and its slope is not finite; not finite itself
-        (
-            lambda params, _: (params["head.bias"] * 0).sum().sqrt(),
-            "for head.bias; params are unchanged.*standard deviation at 0",
-        ),
-        (
-            lambda params, _: params["head.bias"].sum() * math.inf,
-            "not finite; params are unchanged: lower inner_lr",
-        ),
+    [
+        (zero_with_an_infinite_slope, "for head.bias; params are unchanged.*standard deviation at 0"),
+        (infinite, "not finite; params are unchanged: lower inner_lr"),
     ],
 )
 def test_a_loss_or_gradient_that_is_not_finite_leaves_everything_as_it_was(task_loss, words) -> None:

@@ -35,10 +35,14 @@ def two_panels():
     return figure, axes
 
 
-def test_panels_stand_below_one_another_and_each_says_what_its_axes_are():
-    figure, (left, right) = two_panels()
+def draw_for_a_phone(figure):
     lay_out(figure)
     figure.canvas.draw()
+
+
+def test_panels_stand_below_one_another_and_each_says_what_its_axes_are():
+    figure, (left, right) = two_panels()
+    draw_for_a_phone(figure)
 
     upper, lower = left.get_window_extent(), right.get_window_extent()
     assert lower.y1 < upper.y0
@@ -49,8 +53,7 @@ def test_panels_stand_below_one_another_and_each_says_what_its_axes_are():
 
 def test_no_text_is_smaller_than_nine_pixels_on_a_phone_or_leaves_the_picture():
     figure, _ = two_panels()
-    lay_out(figure)
-    figure.canvas.draw()
+    draw_for_a_phone(figure)
 
     pixels = 342 / figure.get_size_inches()[0] / 72  # a point, where the page is 390 pixels wide
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
@@ -61,8 +64,7 @@ def test_no_text_is_smaller_than_nine_pixels_on_a_phone_or_leaves_the_picture():
 
 def test_a_legend_stands_below_its_axes_and_covers_nothing():
     figure, (_, right) = two_panels()
-    lay_out(figure)
-    figure.canvas.draw()
+    draw_for_a_phone(figure)
 
     assert right.get_legend().get_window_extent().y1 <= right.get_window_extent().y0
 
@@ -84,8 +86,7 @@ def test_a_grid_of_bare_pictures_keeps_its_shape():
     for ax in axes.flat:
         ax.imshow([[0, 1], [1, 0]])
         ax.set(xticks=[], yticks=[])
-    lay_out(figure)
-    figure.canvas.draw()
+    draw_for_a_phone(figure)
 
     corners = [axes[i, j].get_window_extent() for i, j in ((0, 0), (0, 4), (1, 0))]
     assert corners[0].y0 == pytest.approx(corners[1].y0, abs=1)
@@ -101,9 +102,7 @@ def test_the_twin_travels_inside_the_picture_and_is_about_as_wide_as_a_phone():
     twin = Image.open(io.BytesIO(png[at + 4 : at + 4 + size]))
     assert twin.width == 684
     assert twin.height > twin.width
-    assert Image.open(io.BytesIO(png)).width > 1000, (
-        "the picture itself is read by whoever knows nothing of twins"
-    )
+    assert Image.open(io.BytesIO(png)).width > 1000, "who knows nothing of twins reads the picture itself"
 
 
 def test_a_figure_that_is_shown_twice_is_shown_twice_alike():
