@@ -11,7 +11,7 @@ import pytest
 matplotlib.use("agg")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: two processes share two cores
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "course", "book/_ext")]
+sys.path[:0] = [str(ROOT / folder) for folder in ("tests", "course", "book/_ext", "book/experiments")]
 # importing it, as a search for doctests does, would shake every network of the tests
 collect_ignore = ["shaken"]
 
@@ -22,6 +22,17 @@ def pytest_terminal_summary(terminalreporter):
         reports = terminalreporter.stats.get("skipped", [])
         with Path(file).open("a", encoding="utf-8") as lines:
             lines.writelines(f"{report.longrepr[2].removeprefix('Skipped: ')}\n" for report in reports)
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """For networks so small that two threads would wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -3,81 +3,44 @@
 from __future__ import annotations
 
 import io
-import itertools
-import math
 import os
 import re
 import signal
 import subprocess
 import sys
 import zipfile
-from dataclasses import make_dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from unittest.mock import Mock
 
-import nbformat
+import engine
+import family
+import lake
 import numpy as np
+import omniglot
 import pytest
+import scaling
+import sinusoids
 import torch
 from PIL import Image
+from runs import TINY, call, made_up, small
 
 from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
-from mamlkit.data.texts import TextClasses, token_ids
-from mamlkit.meta import meta_gradient, nearest_neighbour, query_loss
+from mamlkit.meta import nearest_neighbour
 from mamlkit.page import records
 
-EXPERIMENTS = Path(__file__).parents[1] / "book" / "experiments"
-BOOK = EXPERIMENTS.parent / "records"
-sys.path.insert(0, str(EXPERIMENTS))
-import engine  # noqa: E402
-import family  # noqa: E402
-import lake  # noqa: E402
-import language  # noqa: E402
-import omniglot  # noqa: E402
-import scaling  # noqa: E402
-import sinusoids  # noqa: E402
-import transfer  # noqa: E402
-import worlds  # noqa: E402
-
-TINY = {"meta_steps": 12, "validate_every": 3, "channels": 2, "meta_batch_size": 2, "seeds": (0, 1), "n_way": 3,
-        "n_validation_tasks": 4, "n_test_tasks": 5, "test_steps": (1, 2)}  # fmt: skip
+pytestmark = pytest.mark.usefixtures("one_thread")
+BOOK = Path(__file__).parents[1] / "book" / "records"
+# how another process finds these files
+PATHS = [str(Path(__file__).parent), str(BOOK.with_name("experiments"))]
+ALONE = f"import sys; sys.path[:0] = {PATHS!r}; import"
 NAMES = ("laptop-conv-5w1s", "laptop-mlp-5w1s", "laptop-alphabets-5w1s")
 RECORD = f"omniglot-{NAMES[0]}.json"
 HERE = ("--folder", "HERE", "--records", "HERE")
 PAPER = dict(omniglot.RUNS)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def call(script, *arguments):
-    """The script's `main()` with such a command line."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [f"{script.__name__}.py", *map(str, arguments)])
-        script.main()
-
-
-def small(script, **settings):
-    """The script's settings with other defaults."""
-    defaults = [(name, object, value) for name, value in settings.items()]
-    return make_dataclass("Config", defaults, bases=(script.Config,), frozen=True)
-
-
-def made_up(split: str, protocol: str = "alphabets") -> ImageClasses:
-    """Eight characters a split, each a fixed picture with a little noise."""
-    generator = torch.Generator().manual_seed(len(split))
-    shapes = torch.rand(8, 1, 1, 28, 28, generator=generator)
-    noise = torch.rand(8, 20, 1, 28, 28, generator=generator)
-    names = tuple(f"{split} {i}" for i in range(8))
-    return ImageClasses((0.8 * shapes + 0.2 * noise).round(), names, names)
 
 
 def tiny(at: Path, deadline: float = 1e12) -> omniglot.Setting:
@@ -127,20 +90,21 @@ def test_the_sinusoids_end_with_a_record_and_its_weights(tmp_path, monkeypatch):
 def runs_file(path: Path, *, spoil=lambda name, content: content) -> Path:
     """Twenty made-up runs as the authors pack theirs: each question is the very drawing of its answer."""
     pictures = np.random.default_rng(0).integers(0, 2, (20, 105, 105)).astype(np.uint8) * 255
+    drawings = [io.BytesIO() for _ in pictures]
+    for picture, file in zip(pictures, drawings):
+        Image.fromarray(picture).convert("1").save(file, "PNG")
     with zipfile.ZipFile(path, "w") as archive:
-        for run in range(1, 21):
-            lines, order = [], np.roll(range(20), run)
-            for i in range(20):
-                item, letter = (
-                    f"run{run:02d}/test/item{i + 1:02d}.png",
-                    f"run{run:02d}/training/class{order[i] + 1:02d}.png",
+        for run in (f"run{number:02d}" for number in range(1, 21)):
+            lines = []
+            for i, which in enumerate(np.roll(range(20), int(run[3:]))):
+                question, letter = (
+                    f"{run}/test/item{i + 1:02d}.png",
+                    f"{run}/training/class{which + 1:02d}.png",
                 )
-                lines.append(f"{item} {letter}")
-                for name, picture in ((item, pictures[order[i]]), (letter, pictures[order[i]])):
-                    png = io.BytesIO()
-                    Image.fromarray(picture).convert("1").save(png, "PNG")
-                    archive.writestr(name, spoil(name, png.getvalue()))
-            archive.writestr(f"run{run:02d}/class_labels.txt", spoil("labels", "\n".join(lines)))
+                lines.append(f"{question} {letter}")
+                for name in (question, letter):
+                    archive.writestr(name, spoil(name, drawings[which].getvalue()))
+            archive.writestr(f"{run}/class_labels.txt", spoil("labels", "\n".join(lines)))
     return path
 
 
@@ -156,14 +120,19 @@ def test_lakes_examination_is_read_as_it_is_packed_and_ends_with_a_record(tmp_pa
     assert [len(seed["errors"]) for seed in metrics["per_seed"]] == [20, 20]
 
 
+def without_labels(name, content):
+    return "" if name == "labels" else content
+
+
+def cut_short(name, content):
+    return content[:40]
+
+
 @pytest.mark.parametrize(
     ("spoil", "words"),
     [
-        (
-            lambda name, content: "" if name == "labels" else content,
-            "20 letters, 20 questions and 0 answers that fit",
-        ),
-        (lambda name, content: content[:40], "is not a whole file of runs"),
+        (without_labels, "20 letters, 20 questions and 0 answers that fit"),
+        (cut_short, "is not a whole file of runs"),
     ],
 )
 def test_a_damaged_file_of_runs_is_refused(tmp_path, spoil, words):
@@ -190,8 +159,7 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
            "n_classes": 6, "message_floats": (1,), "message_times": 1}  # fmt: skip
     driver = tmp_path / "driver.py"
     driver.write_text(
-        f"import sys; sys.path[:0] = [{str(EXPERIMENTS)!r}, {str(Path(__file__).parent)!r}]\n"
-        f"import test_experiments as t; t.scaling.Config = t.small(t.scaling, **{few!r}); t.scaling.main()"
+        f"{ALONE} runs, scaling; scaling.Config = runs.small(scaling, **{few!r}); scaling.main()"
     )
     monkeypatch.setattr(scaling, "Config", small(scaling, **few))
     monkeypatch.setattr(scaling, "__file__", str(driver))
@@ -201,58 +169,6 @@ def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
     metrics = records.load(tmp_path / "scaling.json").metrics
     assert len(metrics["step_ms_by_part_and_round"]) == 2 * 3
     assert len(metrics["message_ms_by_round"]["1 floats, 2 ranks"]) == 2
-
-
-def test_a_race_ends_with_a_record_and_goes_on_where_it_was(tmp_path, monkeypatch, capsys):
-    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3,), "k_query": 2}
-    race = family.Config(**{name: few[name] for name in few if hasattr(family.Config, name)})
-    short = replace(race, k_shot=2, meta_lrs=())
-    monkeypatch.setattr(family, "RACES", {"glyphs-5w1s": race, "glyphs-5w2s": short})
-    some = {name: family.LEARNERS[name] for name in ("MAML++", "LEO")}
-    monkeypatch.setattr(family, "LEARNERS", some)
-    monkeypatch.setattr(family, "TRANSFER_STEPS", 2)
-    monkeypatch.setattr(family, "MOST_KNOBS", 3)
-    monkeypatch.setattr(family, "ROUNDS", 1)
-    monkeypatch.setattr(family, "glyphs", made_up)
-    monkeypatch.setattr(family.time, "process_time", itertools.count().__next__)  # every burst takes a second
-    at = ("glyphs-5w1s", "--folder", tmp_path / "runs", "--records", tmp_path)
-
-    call(family, *at, "--only", "LEO")
-    assert "still without a result: MAML++, pretrained" in capsys.readouterr().out
-    call(family, *at)
-    assert not re.search("^LEO,", capsys.readouterr().out, re.MULTILINE)  # neither is run again
-    metrics = records.load(tmp_path / "family-glyphs-5w1s.json").metrics
-    assert all(cost == {"meta_step_ms": 1000, "task_ms": 50} for cost in metrics["cost"].values())
-    assert metrics["learners"].keys() == metrics["cost"].keys() == (family.LEARNERS | family.TRANSFERS).keys()
-    for of in metrics["learners"].values():
-        accuracies = [seed["accuracy"] for seed in of["per_seed"]]
-        assert sum(of["right"]) == pytest.approx(5 * 3 * 2 * sum(accuracies), abs=0.01)
-        assert of["chosen"] == max(of["trials"], key=lambda trial: trial["accuracy"])
-    call(family, *at)
-    assert "its record is there, skipped" in capsys.readouterr().out
-
-    call(family, "glyphs-5w2s", *at[1:])
-    shorter = records.load(tmp_path / "family-glyphs-5w2s.json").metrics["learners"]
-    assert shorter.keys() == metrics["learners"].keys() & set(family.LATER)
-    for of in shorter:  # the first race's rate, and its knob in the middle
-        found = metrics["learners"][of]
-        assert {trial["meta_lr"] for trial in shorter[of]["trials"]} == {found["chosen"]["meta_lr"]}
-        assert found["chosen"]["knob"] == pytest.approx(
-            shorter[of]["trials"][len(shorter[of]["trials"]) // 2]["knob"]
-        )
-
-
-@pytest.mark.parametrize("name", family.LEARNERS)
-def test_a_learner_of_the_race_has_a_gradient_for_all_that_it_uses(name):
-    config = family.Config(n_way=3, channels=2, k_query=2)
-    begin, knobs = family.LEARNERS[name]
-    torch.manual_seed(0)
-    learner = begin(config, knobs[1])
-    tasks = family.draw(made_up("meta-train").images, 2, config, torch.Generator().manual_seed(0))
-    loss = learner.loss(0) if learner.loss else partial(query_loss, learner.model, learner.adapt)
-    gradients = meta_gradient(loss, learner.params, tasks)[1]
-    heads_of_its_own = {"head.weight", "head.bias"} if name in ("ProtoNet", "Proto-MAML") else {"ridge.shift"}
-    assert {name for name, g in gradients.items() if g.norm() < 1e-6} <= heads_of_its_own
 
 
 @pytest.mark.parametrize(
@@ -311,17 +227,12 @@ def lives(at: str):
 
 
 def test_a_run_killed_again_and_again_ends_with_the_unbroken_ones_record(unbroken, tmp_path):
-    code = "import sys; sys.path.insert(0, 'tests'); import test_experiments as t; t.lives(sys.argv[1])"
     environment = {**os.environ, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}
-    subprocess.run([sys.executable, "-c", code, tmp_path], cwd=BOOK.parents[1], env=environment, check=True)
+    command = [sys.executable, "-c", f"{ALONE} test_experiments as t; t.lives(sys.argv[1])", tmp_path]
+    subprocess.run(command, cwd=BOOK.parents[1], env=environment, check=True)
     found, metrics = (records.load(at / RECORD).metrics for at in (tmp_path, unbroken))
     assert found.keys() == metrics.keys()
     assert all(found[name] == metrics[name] for name in metrics.keys() - {"train_seconds", "cost"})
-
-
-def inverted_test(split: str, **more) -> ImageClasses:
-    data = made_up(split, **more)
-    return data._replace(images=1 - data.images) if split == "meta-test" else data
 
 
 def test_the_number_of_test_steps_is_chosen_on_meta_validation_classes(tmp_path, monkeypatch):
@@ -335,339 +246,6 @@ def test_the_number_of_test_steps_is_chosen_on_meta_validation_classes(tmp_path,
     omniglot.run(NAMES[0], at)
     per_seed = records.load(tmp_path / RECORD).metrics["per_seed"]
     assert [seed["test_steps"] for seed in per_seed] == [1, 1]
-
-
-def test_a_race_chooses_inside_its_grid_and_nothing_on_meta_test_classes(monkeypatch):
-    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3, 0.1), "k_query": 2}
-    race, raced = family.Config(**{n: few[n] for n in few if hasattr(family.Config, n)}), []
-    for data in (made_up, inverted_test):
-        monkeypatch.setattr(family, "glyphs", data)
-        raced.append(family.compete("ProtoNet", race))
-    of_trials = iter([0.5, 0.5, 0.4, 0.4, 0.3, 0.3, 0.6, 0.6, 0.5, 0.4, 0.0, 0.0])
-    monkeypatch.setattr(family, "evaluate", lambda *_, **__: torch.full((5,), next(of_trials)))
-    best_at_an_end_twice = family.compete("ProtoNet", race)
-    assert raced[0]["trials"] == raced[1]["trials"]
-    assert raced[0]["chosen"] == raced[1]["chosen"]
-    assert [s["accuracy"] for s in raced[0]["per_seed"]] != [s["accuracy"] for s in raced[1]["per_seed"]]
-    assert best_at_an_end_twice["chosen"]["knob"] == pytest.approx(1 / 3)
-
-
-def test_where_a_seed_diverges_all_seeds_take_the_next_best_trial(monkeypatch):
-    monkeypatch.setattr(family, "glyphs", made_up)
-    few = {**TINY, "meta_steps": 2, "trial_steps": 1, "meta_lrs": (1e-3, 1e-2), "k_query": 2, "seeds": (0, 1)}
-    race, train = family.Config(**{n: few[n] for n in few if hasattr(family.Config, n)}), family.meta_trained
-    calm = family.compete("ProtoNet", race)
-    first, second, *_ = sorted(calm["trials"], key=lambda trial: -trial["accuracy"])
-
-    def at_times(config, learner, images, *, meta_lr, meta_steps, seed):
-        best = (learner.model.body[-1].by, meta_lr) == (first["knob"], first["meta_lr"])
-        if best and meta_steps == race.meta_steps and seed == 1:
-            raise FloatingPointError
-        return train(config, learner, images, meta_lr=meta_lr, meta_steps=meta_steps, seed=seed)
-
-    monkeypatch.setattr(family, "meta_trained", at_times)
-    wild = family.compete("ProtoNet", race)
-    assert (calm["chosen"], calm["diverged"]) == (first, [])
-    assert (wild["chosen"], wild["diverged"]) == (second, [first])
-    assert [seed["seed"] for seed in wild["per_seed"]] == [0, 1]
-
-
-@pytest.fixture
-def brief(monkeypatch):
-    """A race of a few steps a learner, by a clock that gains a second whenever it is asked."""
-    few = {
-        **TINY,
-        "k_query": 2,
-        "seconds": (2.0, 4.0),
-        "trial_seconds": 2.0,
-        "meta_lrs": (1e-3, 1e-2),
-        "fine_tuned_tasks": 3,
-    }
-    race = transfer.Config(**{n: few[n] for n in few if hasattr(transfer.Config, n)})
-    for data in ("glyphs", "omniglot"):
-        monkeypatch.setattr(family, data, made_up)
-    clock = iter(range(10**6))
-    monkeypatch.setattr(transfer.time, "process_time", lambda: float(next(clock)))
-    monkeypatch.setattr(transfer, "RACES", {"glyphs-5w1s": race})
-    return race
-
-
-def test_the_race_of_transfer_ends_with_a_record_of_both_domains(brief, tmp_path, monkeypatch, capsys):
-    three = ("self-distilled", "ProtoNet, no labels", "MAML, augmented")
-    monkeypatch.setattr(transfer, "LEARNERS", {name: transfer.LEARNERS[name] for name in three})
-    at = ("glyphs-5w1s", "--folder", tmp_path / "runs", "--records", tmp_path)
-
-    call(transfer, *at, "--only", *three[:2])
-    assert "still without a result: MAML, augmented" in capsys.readouterr().out
-    call(transfer, *at)
-    record = records.load(tmp_path / "transfer-glyphs-5w1s.json")
-    assert record.provenance.script.endswith("transfer.py")
-    assert record.metrics["nearest_neighbour"].keys() == {"glyphs", "omniglot"}
-    for name in three:
-        of, ways = record.metrics["learners"][name], transfer.readings(name)
-        for where in ("glyphs", "omniglot"):
-            assert of["right"][where].keys() == ways.keys()
-            last = [seed["accuracy"][where][next(iter(ways))][-1] for seed in of["per_seed"]]
-            assert sum(of["right"][where][next(iter(ways))]) / 5 / 6 == pytest.approx(sum(last), abs=1e-3)
-
-
-def test_transfer_chooses_nothing_on_meta_test_classes(brief, monkeypatch):
-    raced = []
-    for data in (made_up, inverted_test):
-        monkeypatch.setattr(family, "glyphs", data)
-        raced.append(transfer.compete("classifier, augmented", brief))
-    assert raced[0]["trials"] == raced[1]["trials"]
-    assert raced[0]["chosen"] == raced[1]["chosen"]
-    assert raced[0]["right"]["glyphs"] != raced[1]["right"]["glyphs"]
-
-
-def test_seconds_are_those_of_training_and_half_of_them_the_teachers(brief, monkeypatch):
-    now = [0.0]
-    monkeypatch.setattr(transfer.time, "process_time", lambda: now[0])
-
-    def work(params, optimizer):
-        now[0] += 1.0
-
-    def begin(*_):
-        return {"w": torch.zeros(1)}, work
-
-    def second(*_, teacher):
-        return {"w": teacher["w"] + 1}, work
-
-    monkeypatch.setattr(transfer, "classifier", begin)
-    monkeypatch.setattr(transfer, "student", second)
-    monkeypatch.setitem(transfer.LEARNERS, "MAML", (begin, (1.0,)))
-    monkeypatch.setitem(transfer.LEARNERS, "self-distilled", (second, (1.0,)))
-    steps: dict[str, list[int]] = {"MAML": [], "self-distilled": []}
-    for name in steps:
-        for _, taken in transfer.over_time(name, None, 1.0, 0.1, (4.0, 8.0), 0):
-            steps[name].append(taken)
-            now[0] += 100.0  # the clock stands while a learner is measured
-    assert steps == {"MAML": [4, 8], "self-distilled": [4, 8]}
-
-
-@pytest.fixture
-def requests(monkeypatch):
-    """CLINC150 in small: ten domains of fifteen intents with a word of their own, and a race of a few steps."""
-
-    def made():
-        names = [(f"domain{i // 15}", f"intent{i}") for i in range(150)]
-        each = [tuple(f"word{i} and {j}" for j in range(8)) for i in range(150)]
-        return TextClasses(tuple(each), tuple(n for _, n in names), tuple(d for d, _ in names))
-
-    few = {"length": 4, "n_ids": 300, "width": 8, "head_steps": 2, "meta_steps": 2, "trial_steps": 1, "seeds": (0, 1),
-           "n_validation_tasks": 3, "n_test_tasks": 4, "meta_batch_size": 2}  # fmt: skip
-    monkeypatch.setattr(language, "clinc150", made)
-    monkeypatch.setattr(language, "RACES", {"domains": language.Config(split="domains", **few)})
-    return made
-
-
-def test_the_race_of_requests_ends_with_a_record_of_every_learner(requests, tmp_path):
-    call(language, "domains", "--folder", tmp_path / "runs", "--records", tmp_path)
-
-    learners = records.load(tmp_path / "language-domains.json").metrics["learners"]
-    assert learners.keys() == {*language.LEARNERS, *language.COUNTS}
-    for of in learners.values():
-        mean = sum(of["right"]) / 25 / 4 / len(of["per_seed"])
-        assert mean == pytest.approx(
-            sum(s["accuracy"] for s in of["per_seed"]) / len(of["per_seed"]), abs=1e-3
-        )
-
-
-def test_requests_of_the_test_choose_nothing_and_no_domain_is_in_two_splits(requests, monkeypatch):
-    config = language.RACES["domains"]
-    parts = language.splits(config)
-    assert [len(part) for part in parts.values()] == [90, 30, 30]
-    rows = torch.cat(list(parts.values()))[:, 0, 0]
-    every = token_ids(requests().texts, length=4, n_ids=300)[:, 0, 0]
-    assert rows.sort().values.equal(every.sort().values), "each intent is in one split"
-    domains = every.view(10, 15)
-    assert all(
-        (domains == block).all(1).any() for part in parts.values() for block in part[:, 0, 0].view(-1, 15)
-    )
-    kept = language.splits
-
-    def others(config):
-        found = kept(config)
-        return found | {"test": found["test"].flip(0).roll(1, 1)[:, :, :1].expand(-1, -1, config.length)}
-
-    before = language.compete("MAML, head", config)
-    monkeypatch.setattr(language, "splits", others)
-    after = language.compete("MAML, head", config)
-    assert before["trials"] == after["trials"]
-    assert before["chosen"] == after["chosen"]
-
-
-SMALL = worlds.Config(n_train=8, n_validation=5, n_test=6, k_query=4, hidden=4, meta_steps=3, meta_batch_size=2, em_steps=3,
-                      inner_lrs=(0.1, 0.3), meta_lrs=(1e-3, 1e-2), n_draws=50, seeds=(0, 1))  # fmt: skip
-LEARNERS = ("MAML", "joint", "alone", "mixed")
-
-
-def compete_with(monkeypatch, config=SMALL, name="shops", seeds=(0, 1), **changed):
-    """The race in a world of which some seeds' tasks of some parts are changed."""
-    source = worlds.SOURCES[name]
-
-    def other(config, seed):
-        data = source(config, seed)
-        some = {part: change(getattr(data, part)) for part, change in changed.items() if seed in seeds}
-        return data._replace(**some)
-
-    with monkeypatch.context() as patch:
-        patch.setitem(worlds.SOURCES, name, other)
-        return worlds.compete(name, config)
-
-
-def far_off(tasks):
-    return tasks._replace(query=tasks.query._replace(y=5 - tasks.query.y))
-
-
-def test_test_tasks_of_small_worlds_choose_nothing(monkeypatch):
-    before, after = compete_with(monkeypatch), compete_with(monkeypatch, test=far_off)
-    for of in LEARNERS:
-        assert before[of]["settings"] == after[of]["settings"]
-        assert all(one != other for one, other in zip(before[of]["seeds"], after[of]["seeds"]))
-
-
-def test_each_seed_of_a_small_world_chooses_on_its_own_validation_tasks(monkeypatch):
-    before, after = compete_with(monkeypatch), compete_with(monkeypatch, seeds=(1,), validation=far_off)
-    for of in LEARNERS:
-        assert before[of]["settings"][0] == after[of]["settings"][0]
-        assert before[of]["seeds"][0] == after[of]["seeds"][0]
-    assert any(before[of]["settings"][1] != after[of]["settings"][1] for of in LEARNERS)
-
-
-def patient(visits, scores):
-    """Rows of a patient seen every other day of half a year, with scores on straight lines between the visits."""
-    day = torch.arange(1.0, 180, 2, dtype=torch.float64)
-    score = torch.full_like(day, scores[0])
-    for (a, b), (from_, to) in zip(itertools.pairwise(visits), itertools.pairwise(scores)):
-        score += (to - from_) * ((day - a) / (b - a)).clamp(0, 1)
-    voice = torch.rand(
-        len(day), 19, dtype=torch.float64, generator=torch.Generator().manual_seed(int(scores[0]))
-    )
-    voice[:, 2] = day
-    return torch.cat([day[:, None], score[:, None], voice], 1)
-
-
-def people(last):
-    """Twelve patients whose middle visit is seen in their scores, and one in whose scores it is not."""
-    visits = [(0, 80 + 5 * i, 180) for i in range(12)]
-    return (
-        *(patient(v, (20 + i, 25, last(i))) for i, v in enumerate(visits)),
-        patient((0, 90, 180), (10, 20, 30)),
-    )
-
-
-def test_what_a_patients_last_visit_says_reaches_no_support_row(monkeypatch):
-    found = []
-    for rows in (
-        people(lambda i: 30),
-        people(lambda i: 60 if i % 6 < 2 else 30),
-    ):  # other scores of those held out
-        monkeypatch.setattr(worlds, "patient_rows", lambda rows=rows: rows)
-        found.append(worlds.patients(SMALL, 0))
-    one, other = found
-
-    assert [len(part.support.x) for part in one[:3]] == [6, 2, 4]
-    assert torch.equal(one.test.support.y, other.test.support.y)
-    assert (one.test.query.y != other.test.query.y).all()
-    for part in ("train", "validation"):
-        assert torch.equal(getattr(one, part).query.y, getattr(other, part).query.y)
-
-
-def test_a_patient_whose_middle_visit_is_not_between_what_is_known_and_asked_is_refused(monkeypatch):
-    monkeypatch.setattr(worlds, "patient_rows", lambda: people(lambda i: 30))
-    for days in ({"known_until": 90}, {"asked_from": 120}):
-        with pytest.raises(ValueError, match=r"a middle visit on day \d+ is not between"):
-            worlds.patients(replace(SMALL, **days), 0)
-
-
-def test_a_middle_visit_is_where_the_scores_go_on_in_another_line():
-    assert worlds.middle_visit(patient((0, 91, 180), (20, 25, 24))) == 91
-    assert worlds.middle_visit(patient((0, 90, 180), (20, 25, 30))) is None
-    with pytest.raises(ValueError, match="do not lie on two straight lines"):
-        worlds.middle_visit(patient((0, 60, 120, 180), (20, 25, 20, 25)))
-
-
-def test_patients_rules_repeat_the_last_score_and_extend_the_line(monkeypatch):
-    monkeypatch.setattr(worlds, "patient_rows", lambda: people(lambda i: 25))
-    test, rules = worlds.patients(SMALL, 0).test, worlds.RULES["patients"]
-
-    day, score = test.support.x[:, :, 2].double(), test.support.y[..., 0].double()
-    slope = (score[:, -1] - score[:, 0]) / (day[:, -1] - day[:, 0])
-    ahead = score[:, -1:] + slope[:, None] * (test.query.x[:, :, 2] - day[:, -1:])
-    for name, guess in (("last", score[:, -1:]), ("line", ahead)):
-        expected = (guess - test.query.y[..., 0]).square().mean(1)
-        torch.testing.assert_close(rules[name](test).double(), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_steps_that_end_with_more_support_loss_are_taken_back():
-    data = worlds.SOURCES["shops"](SMALL, 0)
-    params = worlds.initial_params(worlds.network(SMALL, 2))
-    start, calm, wild = (
-        (worlds.stepped(SMALL, params, knob, data.test), worlds.taken_back(SMALL, params, knob, data.test))
-        for knob in ({"rate": r, "steps": n} for r, n in ((0.1, 0), (0.01, 3), (1e3, 30)))
-    )
-
-    assert (start[1], calm[1], wild[1]) == (0, 0, SMALL.n_test)
-    assert torch.equal(start[0], wild[0])
-    assert (calm[0] != start[0]).all()
-
-
-def test_the_grids_of_transfer_grow_at_their_ends_alone():
-    grid = [0.1, 0.3, 0.9]
-    assert transfer.beyond(grid, 0.3) is None
-    assert transfer.beyond(grid, 0.1) == pytest.approx(1 / 30)
-    assert transfer.beyond(grid, 0.9) == pytest.approx(2.7)
-
-
-def test_a_copy_of_no_strength_is_its_drawing_and_a_turn_by_no_random_number_too():
-    x = made_up("meta-train").images[:, 0]
-    still = transfer.augmented(x, torch.Generator().manual_seed(0), degrees=0, pixels=0, scaling=1)
-    moved = transfer.augmented(x, torch.Generator().manual_seed(0), degrees=20, pixels=2, scaling=1.2)
-    torch.testing.assert_close(still, x, atol=1e-4, rtol=0)
-    assert (moved - x).abs().mean() > 0.05
-
-
-def test_views_that_say_nothing_are_found_by_chance_and_clear_ones_always():
-    z = torch.eye(4, dtype=torch.float64)
-    nothing = transfer.contrastive_loss(torch.ones_like(z), torch.ones_like(z), 0.5)
-    clear = transfer.contrastive_loss(z, z, 0.5)
-    assert nothing.item() == pytest.approx(torch.tensor(7.0).log().item())
-    assert clear.item() == pytest.approx((1 + 6 * torch.tensor(-2.0, dtype=torch.float64).exp()).log().item())
-
-
-def test_the_race_runs_what_its_page_writes():
-    page = {"math": math, "torch": torch, "F": torch.nn.functional}
-    chapter = nbformat.read(BOOK.parent / "baselines-strike-back.ipynb", 4)
-    for name in ("moved", "contrastive_loss", "distillation_loss"):
-        (cell,) = [c for c in chapter.cells if c.cell_type == "code" and f"def {name}(" in c.source]
-        exec(cell.source, page)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.rand(3, 1, 8, 8, generator=generator)
-    one, other, y = *torch.randn(2, 3, 5, generator=generator), torch.tensor([0, 3, 1])
-    turn, size, right, down = 2 * torch.rand(4, 3, generator=torch.Generator().manual_seed(1)) - 1
-    by_page = page["moved"](x, math.radians(20) * turn, 1.25**size, -2.5 * right, -2.5 * down)
-
-    most = {name: getattr(transfer.Config(), name) for name in ("degrees", "pixels", "scaling")}
-    assert torch.allclose(transfer.augmented(x, torch.Generator().manual_seed(1), **most), by_page, atol=1e-5)
-    assert transfer.contrastive_loss(one, other, 0.3) == page["contrastive_loss"](one, other, 0.3)
-    assert transfer.distillation_loss(one, other, y, 2.0) == page["distillation_loss"](one, other, y, 2.0)
-
-
-def test_a_teacher_without_doubt_teaches_the_labels():
-    logits = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = torch.tensor([0, 1, 2, 0, 1, 2])
-    sure = 1e4 * torch.eye(3, dtype=torch.float64)[y]
-    torch.testing.assert_close(
-        transfer.distillation_loss(logits, sure, y, 1.0), torch.nn.functional.cross_entropy(logits, y)
-    )
-
-
-def test_a_new_head_on_features_is_the_familys_on_the_whole_network(brief):
-    of, model = transfer.Setting(brief), family.transfer(brief, 0.3, only="head")
-    whole = transfer.evaluate(model.model, model.adapt, model.params, of.validation, metric=transfer.accuracy)
-    assert transfer.new_head(brief, model.params, of.validation, 0, 0.3).tolist() == whole.tolist()
 
 
 def test_a_run_out_of_time_says_where_it_is_and_goes_on(tmp_path):
