@@ -360,7 +360,7 @@ def test_every_algorithm_takes_rates_by_name_and_lowers_the_loss_that_it_is_give
     moved = partial(adapt, model, theta, one(tasks.support))
     thrice = lambda *given: 3 * batch_loss(*given)  # noqa: E731
 
-    by_name = moved(inner_lr={name: torch.tensor(0.1).double() for name in theta}, inner_steps=2)
+    by_name = moved(inner_lr={name: p.new_tensor(0.1) for name, p in theta.items()}, inner_steps=2)
 
     assert alike(by_name, moved(inner_lr=0.1, inner_steps=2), rtol=0, atol=0)
     once = partial(moved, inner_steps=1)
