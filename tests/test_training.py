@@ -126,6 +126,7 @@ def test_a_step_is_as_long_as_its_clipped_gradient_and_its_share_of_the_first_ra
 
     moves = [(b - a).norm().item() for a, b in itertools.pairwise(points)]
     assert moves == pytest.approx([0.1 * 0.01, 0.05 * 0.01, 0.1 / 3 * 0.01], rel=1e-3)
+    assert same(train(3, clip=1e9), train(3)), "a gradient that is shorter stays as it is"
 
 
 def warned(steps: int, **settings) -> tuple[Trained, list[str]]:
