@@ -21,7 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 ROLE = re.compile(r"\{([a-z:]+)\}`([^`]+)`")
 EXPLICIT = re.compile(r"(.*\S)\s*<(.*)>$", re.S)
 LABELLED = re.compile(r"^\$\$[ ]*\(([\w-]+)\)", re.M)
-EXERCISE = re.compile(r"\{exercise(?:-start)?\}.*\n:label:\s*(\S+)")
+EXERCISE = re.compile(
+    r"\{exercise\} (?P<title>.*)\n:label: (?P<label>\S+)\n\n\*(?P<kind>.*?)\* · (?P<minutes>\d+) minutes · (?P<stars>\S+)"
+)
+CARD = re.compile(r"^- \*\*(.+?)\*\* (.*?)\.?$", re.M)
 GLUED = "application/papermill.record/text/plain"
 
 
@@ -42,6 +45,34 @@ class Chapter:
     def promise(self) -> str:
         """The one sentence under the title."""
         return self.notebook.cells[0].source.split("\n\n", 1)[1].strip()
+
+    @property
+    def markdown(self) -> list[str]:
+        return [cell.source for cell in self.notebook.cells if cell.cell_type == "markdown"]
+
+    @property
+    def code(self) -> list[NotebookNode]:
+        return [cell for cell in self.notebook.cells if cell.cell_type == "code"]
+
+    @cached_property
+    def card(self) -> dict[str, str]:
+        """The lines of the card `At a glance`, without their full stops, by what stands in bold before them."""
+        return dict(CARD.findall(next(text for text in self.markdown if "{admonition} At a glance" in text)))
+
+    @cached_property
+    def exercises(self) -> list[dict[str, str]]:
+        """Of each exercise its title, label, kind, minutes and stars."""
+        return [found.groupdict() for text in self.markdown for found in EXERCISE.finditer(text)]
+
+    @property
+    def minutes(self) -> int:
+        """To read it, code included."""
+        return int(self.card["Reading"].split()[0])
+
+    @property
+    def needed(self) -> list[str]:
+        """The chapters and pages that its card names."""
+        return re.findall(r"\{doc\}`([\w-]+)`", self.card["You need"])
 
 
 @dataclass
@@ -75,13 +106,11 @@ class Book:
         """What the pages print in place of each label."""
         found: dict[str, str] = {}
         for chapter in self.chapters:
-            cells = chapter.notebook.cells
-            markdown = "\n\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
-            figures = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in cells]
+            figures = [cell.metadata.get("mystnb", {}).get("figure", {}).get("name") for cell in chapter.code]
             for form, labels in (
-                ("({})", LABELLED.findall(markdown)),
+                ("({})", LABELLED.findall("\n\n".join(chapter.markdown))),
                 ("Fig. {}", filter(None, figures)),
-                ("Exercise {}", EXERCISE.findall(markdown)),
+                ("Exercise {}", [exercise["label"] for exercise in chapter.exercises]),
             ):
                 for i, label in enumerate(labels, 1):
                     found[label] = form.format(f"{chapter.number}.{i}")
@@ -90,13 +119,7 @@ class Book:
     @cached_property
     def glued(self) -> dict[str, str]:
         """The values that cells hand over to the prose."""
-        outputs = [
-            o
-            for c in self.chapters
-            for cell in c.notebook.cells
-            for o in cell.get("outputs", [])
-            if "data" in o
-        ]
+        outputs = [o for c in self.chapters for cell in c.code for o in cell.outputs if "data" in o]
         return {o.metadata["scrapbook"]["name"]: _value(o.data[GLUED]) for o in outputs if GLUED in o.data}
 
     @cached_property

@@ -368,25 +368,19 @@ def light(png: str) -> str:
 
 
 def opening(book: Book, chapter: Chapter) -> list[Slide]:
-    card = next(
-        b for cell in chapter.notebook.cells[:3] for b in blocks(cell.source) if b.title == "At a glance"
-    )
-    lines = dict(re.findall(r"^- \*\*(.+?)\*\* (.*?)\.?$", card.text, re.M))
     title = Slide(f"# {chapter.title}", f"{chapter.part} · chapter {chapter.number}", kind="title")
     title.cells = [text_cell(book.plain(chapter.promise), "promise")]
-    title.notes = [f"{key}: {lines[key]}." for key in ("Reading", "Running", "Device")]
+    title.notes = [f"{key}: {chapter.card[key]}." for key in ("Reading", "Running", "Device")]
     goals = Slide("## At a glance", chapter.title, kind="goals")
     goals.cells = [
-        text_cell(f"**{key}** {book.plain(lines[key])}.", "goal") for key in ("You will", "You need")
+        text_cell(f"**{key}** {book.plain(chapter.card[key])}.", "goal") for key in ("You will", "You need")
     ]
     return [title, goals]
 
 
 def section(chapter: Chapter, name: str) -> list[Block]:
     """The blocks of one of a chapter's sections."""
-    found = [
-        b for cell in chapter.notebook.cells if cell.cell_type == "markdown" for b in blocks(cell.source)
-    ]
+    found = [b for text in chapter.markdown for b in blocks(text)]
     starts = [i for i, b in enumerate(found) if b.kind == "heading" and b.level == 2]
     start = next(i for i in starts if found[i].text.startswith(name))
     return found[start + 1 : next((i for i in starts if i > start), len(found))]

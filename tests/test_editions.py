@@ -14,7 +14,6 @@ import editions
 import launch
 import nbformat
 import pytest
-from plain import EXERCISE
 
 from mamlkit.page.checks import close, exercise
 
@@ -46,7 +45,7 @@ def code(notebook) -> list[str]:
 @each_chapter
 def test_a_student_finds_every_exercise_open_and_no_solution(chapter):
     notebook, checks = editions.edition(chapter, BOOK, "student")
-    labels = EXERCISE.findall("\n".join(cell.source for cell in chapter.notebook.cells))
+    labels = [exercise["label"] for exercise in chapter.exercises]
 
     ends = [match[1] for match in re.finditer(r"^%run -i checks/(.*)\.py$", "\n".join(code(notebook)), re.M)]
     assert ends == labels == list(checks)
@@ -93,7 +92,7 @@ def test_a_teacher_has_every_solution_and_a_wrong_answer_that_is_refused(chapter
     assert not {*solutions} - {*code(notebook)}
     after = [b for a, b in pairwise(notebook.cells) if a.source.startswith("**A common wrong answer**")]
     refused = [output.text for cell in after for output in cell.outputs]
-    labels = EXERCISE.findall("\n".join(cell.source for cell in chapter.notebook.cells))
+    labels = [exercise["label"] for exercise in chapter.exercises]
     assert {re.match(r"… (ex-\S+): not yet \((?!no answer)", text)[1] for text in refused} == set(labels)
 
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import base64
 import re
-import sys
 from html import escape
-from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "course"))
 import slides
 from cells import OURS, chunks
 from plain import Book

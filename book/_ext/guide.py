@@ -10,76 +10,23 @@ from __future__ import annotations
 import ast
 import json
 import re
+import sys
 import tomllib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import yaml
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "course"))
+from plain import ROOT, Book, Chapter
 
-BOOK = Path(__file__).resolve().parent.parent
-ROOT = BOOK.parent
-EXERCISE = re.compile(
-    r"\{exercise\} (?P<title>.*)\n:label: (?P<label>\S+)\n\n\*(?P<kind>.*?)\* · (?P<minutes>\d+) minutes · (?P<stars>\S+)"
-)
-CARD = {"does": "You will", "needs": "You need", "reading": "Reading", "running": "Running"}
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """What a chapter says of itself."""
-
-    name: str
-    number: int
-    part: str
-    title: str
-    does: str
-    needs: str
-    reading: str
-    running: str
-    exercises: tuple[dict[str, str], ...]
-    code: tuple[tuple[tuple[str, ...], str], ...]
-    """The tags and the text of each code cell."""
-
-    @property
-    def minutes(self) -> int:
-        """To read it, code included."""
-        return int(self.reading.split()[0])
-
-    @property
-    def needed(self) -> list[str]:
-        """The chapters and pages that its card names."""
-        return re.findall(r"\{doc\}`([\w-]+)`", self.needs)
+BOOK = ROOT / "book"
 
 
 @cache
 def chapters() -> dict[str, Chapter]:
     """Every chapter by its name, in the order of the book."""
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-    files = [(part["caption"], Path(entry["file"])) for part in toc["parts"] for entry in part["chapters"]]
-    notebooks = [(part, file) for part, file in files if (BOOK / f"{file.name}.ipynb").is_file()]
-    return {file.name: _read(i, part, file.name) for i, (part, file) in enumerate(notebooks, 1)}
-
-
-def _read(number: int, part: str, name: str) -> Chapter:
-    cells = json.loads((BOOK / f"{name}.ipynb").read_text(encoding="utf-8"))["cells"]
-    words = [_text(cell) for cell in cells if cell["cell_type"] == "markdown"]
-    card = next(text for text in words if "{admonition} At a glance" in text)
-    said = {field: re.search(rf"\*\*{label}\*\* (.*)", card)[1] for field, label in CARD.items()}  # type: ignore[index]
-    exercises = tuple(found.groupdict() for text in words for found in EXERCISE.finditer(text))
-    code = tuple(
-        (tuple(cell["metadata"].get("tags", [])), _text(cell))
-        for cell in cells
-        if cell["cell_type"] == "code"
-    )
-    title = words[0].splitlines()[0].removeprefix("# ")
-    return Chapter(name, number, part, title, exercises=exercises, code=code, **said)
-
-
-def _text(cell: dict) -> str:
-    return "".join(cell["source"])
+    return {chapter.name: chapter for chapter in Book.read().chapters}
 
 
 @cache
@@ -158,8 +105,8 @@ def lessons() -> str:
 def _lesson(chapter: Chapter) -> Iterator[str]:
     known, sum_ = teaching()[chapter.name], sum(int(exercise["minutes"]) for exercise in chapter.exercises)
     yield f"### {chapter.number}. {chapter.title}\n"
-    yield f"{{doc}}`Open the chapter <{chapter.name}>`: {chapter.reading}, and {sum_} min of exercises.\n"
-    yield f"**Objectives.** Students {chapter.does.rstrip('.')}.\n"
+    yield f"{{doc}}`Open the chapter <{chapter.name}>`: {chapter.card['Reading']}, and {sum_} min of exercises.\n"
+    yield f"**Objectives.** Students {chapter.card['You will']}.\n"
     yield "| exercise | kind | minutes | level |\n| :-- | :-- | --: | :-- |"
     for exercise in chapter.exercises:
         yield "| [{title}](#{label}) | {kind} | {minutes} | {stars} |".format(**exercise)
@@ -220,13 +167,14 @@ def uses() -> dict[str, dict[str, list[str]]]:
     for chapter in chapters().values():
         for name in dict.fromkeys(_built(chapter)):
             found[name]["built"].append(chapter.name)
-        for name in dict.fromkeys(_used(text for _, text in chapter.code)):
+        for name in dict.fromkeys(_used(cell.source for cell in chapter.code)):
             found[name]["used"].append(chapter.name)
     return dict(found)
 
 
 def _built(chapter: Chapter) -> Iterator[str]:
-    for tags, _ in chapter.code:
+    for cell in chapter.code:
+        tags = cell.metadata.get("tags", [])
         yield from ("mamlkit." + tag.removeprefix("kit:") for tag in tags if tag.startswith("kit:"))
 
 
