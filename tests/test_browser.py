@@ -81,14 +81,17 @@ def test_a_page_is_accessible(visit, name, scheme):
     assert not barriers(visit(name, color_scheme=scheme), *THEME_FINDINGS)
 
 
-def test_the_reader_chooses_between_light_and_dark(visit):
+def test_the_reader_chooses_between_light_and_dark_and_the_page_for_the_lost_knows_it(visit):
     page = visit(NAMES[0])
     paper = "getComputedStyle(document.body).backgroundColor"
     colours = {page.evaluate(paper)}
 
     for _ in range(3):
         page.locator(".theme-switch-button:visible").first.click()
-        colours.add(page.evaluate(paper))
+        colours.add(chosen := page.evaluate(paper))
+        page.goto((HTML / "404.html").as_uri())
+        assert page.evaluate(paper) == chosen
+        page.go_back()
 
     assert len(colours) == 2
 
