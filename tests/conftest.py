@@ -90,15 +90,13 @@ def show(open_page, tmp_path):
 
 @pytest.fixture(scope="module")
 def front(browser):
-    """`front(names)(expression, **given)`: an expression's value in what is `given` and what files of the figures define."""
+    """`front(figure, expression, **given)`: an expression's value in what is `given` and what the figure's front end defines."""
     from mamlkit.page.widgets.figure import source
 
     page = browser.new_page()
 
-    def front(*names):
-        script = source("page.js", "stand_in.js", *(f"{name}.js" for name in names))
-        return lambda expression, **given: page.evaluate(
-            f"(given) => {{ {script}\nreturn {expression}; }}", given
-        )
+    def front(figure, expression, **given):
+        script = figure().front + source("stand_in.js")
+        return page.evaluate(f"(given) => {{ {script}\nreturn {expression}; }}", given)
 
     return front

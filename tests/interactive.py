@@ -187,6 +187,10 @@ def rows(page):
     return [[cell.strip() for cell in row.split("\t")] for row in page.locator("tbody tr").all_inner_texts()]
 
 
+def reached(page):
+    return page.get_by_text("Goal reached").is_visible()
+
+
 def all_differ(page, *acts):
     texts = [said(page)]
     for act in acts:

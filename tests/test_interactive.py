@@ -13,15 +13,18 @@ from interactive import (
     all_differ,
     barriers,
     click,
+    clinic,
     descent,
     drag,
     every_figure,
+    game,
     grip,
     image_tasks,
     middle,
     navigation,
     plane,
     prior,
+    reached,
     rows,
     said,
     sinusoid,
@@ -147,9 +150,6 @@ def test_a_policy_adapts_to_the_goal_that_one_clicks_drags_or_keys_and_its_luck_
     before, after, oracle = (float(row[1]) for row in rows(page))
     assert oracle < after < before / 2
 
-    click(page, "Reset")
-    assert said(page) == first
-
 
 def test_a_click_near_a_goal_takes_that_goal(show):
     page = show(widgets.point_navigation(POLICY, GOALS[::-1], inner_lr=0.015).html)
@@ -166,10 +166,9 @@ def test_a_click_near_a_goal_takes_that_goal(show):
 
 def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(show):
     page = show(prior().html)
-    first, reached = said(page), page.get_by_text("Goal reached")
     click(page, "Take the steps' wider width")
     assert "No single width is both" in said(page)
-    assert not reached.is_visible()
+    assert not reached(page)
 
     slide(page, "unevenness", 0)
     click(page, "Take the steps' wider width")
@@ -181,21 +180,17 @@ def test_a_width_matches_the_steps_once_inputs_are_even_and_wherever_the_fit_is(
         lambda: slide(page, "width τ/σ", 1.0),
         lambda: page.keyboard.press("ArrowRight"),
     )
-    assert not reached.is_visible()
+    assert not reached(page)
     wanted = float(rows(page)[0][-1])
     slide(page, "width τ/σ", wanted)
     drag(grip(page, "least squares fit"), -60, 50)
     page.keyboard.press("Shift+ArrowLeft")
-    assert reached.is_visible()
+    assert reached(page)
     assert all(float(steps) == pytest.approx(float(due), abs=0.006) for _, _, steps, due, _ in rows(page))
-
-    click(page, "Reset")
-    assert said(page) == first
 
 
 def test_local_work_moves_fedavg_and_has_a_best_amount_for_scaffold(show):
     page = show(work().html)
-    first, reached = said(page), page.get_by_text("Goal reached")
 
     def rounds(steps):
         slide(page, "local steps K", steps)
@@ -209,11 +204,8 @@ def test_local_work_moves_fedavg_and_has_a_best_amount_for_scaffold(show):
     rounds(best + 1)
     page.keyboard.press("ArrowLeft")  # fill leaves the focus there
     assert f"{best} local step" in said(page)
-    assert reached.is_visible()
+    assert reached(page)
     assert all_differ(page, lambda: slide(page, "local rate η", 0.3), lambda: click(page, "Next federation"))
-
-    click(page, "Reset")
-    assert said(page) == first
 
 
 @pytest.mark.parametrize("way", [1, -1])
@@ -272,6 +264,32 @@ def test_a_figure_fits_its_page_is_accessible_and_follows_the_theme(show, figure
         looks.append(set(page.evaluate(f"[{style}.color, {style}.backgroundColor]")))
         assert not barriers(page)
     assert not looks[0] & looks[1]
+
+
+@every_figure
+def test_reset_takes_back_what_every_part_has_changed_and_the_hint_leaves_with_the_first_touch(show, figure):
+    page = show(figure().html, width=500)
+    state = "all => all.map(e => [e.value, e.checked])"
+    first, inputs, hint = said(page), page.locator("input"), page.locator(".maml-hint")
+    before = inputs.evaluate_all(state)
+    assert hint.count() == (figure not in (game, work, clinic))
+    for overlap in hint.evaluate_all(
+        "all => all.map(e => [e, e.parentNode.querySelector('svg')].map(e => e.getBoundingClientRect()))"
+    ):
+        assert overlap[0]["top"] >= overlap[1]["bottom"], "on a phone it covers nothing"
+
+    inputs.evaluate_all("all => all.forEach(e => { e.value = e.max; e.dispatchEvent(new Event('input')); })")
+    page.locator("input[type=checkbox]").evaluate_all("all => all.forEach(e => e.click())")
+    page.locator("button").first.press("1")
+    page.locator(".maml-button").evaluate_all(
+        "all => all.filter(e => !/Reset|again/.test(e.textContent)).forEach(e => e.click())"
+    )
+    assert said(page) != first
+    assert not hint.is_visible()
+
+    click(page, "Play again" if figure is game else "Reset")
+    assert said(page) == first
+    assert inputs.evaluate_all(state) == before
 
 
 def test_without_scripts_a_sentence_stands_in_the_figures_place(show):

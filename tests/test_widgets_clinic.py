@@ -25,6 +25,7 @@ from interactive import (
     drag,
     grip,
     network,
+    reached,
     rows,
     said,
     slide,
@@ -42,14 +43,6 @@ from mamlkit.page import widgets
 from mamlkit.tasks import Batch
 
 OFFSETS, LOUDNESS = [1.0, 0.5, 0.9], [1.0, 0.4, 0.5]
-
-
-@pytest.fixture(scope="module")
-def javascript(front):
-    def javascript(name):
-        return front("mlp", "quadratics", "goal", name)
-
-    return javascript
 
 
 def test_a_patients_curves_are_means_and_ends_over_seeds_thinned_and_every_choice_is_told_by_a_test():
@@ -74,11 +67,11 @@ def test_a_patients_curves_are_means_and_ends_over_seeds_thinned_and_every_choic
          "It would leave slope and close green; this patient turns them red."),
     ],
 )  # fmt: skip
-def test_a_wrong_guess_is_answered_by_the_tests_that_tell(javascript, patient, guess, reason):
+def test_a_wrong_guess_is_answered_by_the_tests_that_tell(front, patient, guess, reason):
     given = {"patient": {"red": patient}, "guess": {"red": guess}, "tests": ["slope", "close", "order"]}
 
-    assert javascript("bug_clinic")("whyNot(given.patient, given.guess, given.tests)", **given) == reason
-    assert javascript("bug_clinic")("scoreOf([[0], [2, 1], [], [3]])") == [2, 3]
+    assert front(clinic, "whyNot(given.patient, given.guess, given.tests)", **given) == reason
+    assert front(clinic, "scoreOf([[0], [2, 1], [], [3]])") == [2, 3]
 
 
 def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(show):
@@ -104,7 +97,7 @@ def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(sho
             page.keyboard.press(key)
         assert said(page).startswith("Yes")
         assert ("looks healthy" in said(page)) == (patients[i]["name"] in ("early", "wilted"))
-        assert page.get_by_text("Goal reached").is_visible() == (i == 5)
+        assert reached(page) == (i == 5)
     assert page.get_by_role("button", name="patient 1, missed at the first guess").is_visible()
     click(page, "Reset")
     assert page.get_by_text("0 of 0 named").is_visible()
@@ -116,13 +109,13 @@ def learned(params, batch, n_steps):
 
 @pytest.mark.parametrize("pair", [0, 1, 2])
 @pytest.mark.parametrize(("share", "more"), [(0.0, 0), (0.3, 1), (0.5, 7)])
-def test_the_page_mixes_two_networks_and_steps_from_the_mix_as_torch_does(javascript, pair, share, more):
+def test_the_page_mixes_two_networks_and_steps_from_the_mix_as_torch_does(front, pair, share, more):
     settings, task = averages().settings, [part[1].flatten().tolist() for batch in wave(2) for part in batch]
     given = {key: settings[key] for key in ("sizes", "starts", "orders")} | {"task": task}
     starts = "given.starts.map((w) => unpack(given.sizes, w))"
     ends = f"endsOf({pair}, {starts}, given.orders, given.task, 0.02, 10)"
     stepped = f"adapt(mixed(...{ends}, {share}), given.task[0], given.task[1], 0.02, {more})"
-    found = javascript("weight_averages")(f"meanSquare({stepped}, given.task[2], given.task[3])", **given)
+    found = front(averages, f"meanSquare({stepped}, given.task[2], given.task[3])", **given)
 
     support, query = (Batch(*(part[1] for part in batch)) for batch in wave(2))
     parts = [support] * 2 if pair < 2 else [Batch(support.x[i::2], support.y[i::2]) for i in (0, 1)]
@@ -140,7 +133,6 @@ def test_the_page_mixes_two_networks_and_steps_from_the_mix_as_torch_does(javasc
 
 def test_a_walk_between_networks_follows_mouse_and_keys_and_is_done_halfway_inside_one_valley(show):
     page = show(averages().html)
-    first, reached = said(page), page.get_by_text("Goal reached")
     assert all_differ(
         page,
         lambda: drag(grip(page, "place on the line"), 60, 0),
@@ -151,19 +143,16 @@ def test_a_walk_between_networks_follows_mouse_and_keys_and_is_done_halfway_insi
     )
     slide(page, "second's share", 0.5)
     assert "a barrier" in said(page)
-    assert not reached.is_visible()
+    assert not reached(page)
     click(page, "one MAML start")
-    assert reached.is_visible()
+    assert reached(page)
     assert "No barrier" in said(page)
     for share, within in ((0.44, False), (0.45, True), (0.55, True), (0.56, False)):
         slide(page, "second's share", share)
-        assert reached.is_visible() == within
+        assert reached(page) == within
     support, query = (Batch(*(part[1] for part in batch)) for batch in wave(2))
     start, wanted = learned(STARTS[0], support, 6), re.search(r"MAML's start to (\d+\.\d+)", said(page))[1]
     assert batch_loss(network(), start, query).item() == pytest.approx(float(wanted), rel=5e-3)
-    assert not page.locator(".maml-hint").is_visible()
-    click(page, "Reset")
-    assert said(page) == first
 
 
 TANH = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 1))
@@ -183,15 +172,13 @@ def stored(task):
 
 
 @pytest.mark.parametrize("strength", [2.0, 20.0])
-def test_the_page_settles_on_the_spring_and_solves_as_descent_and_the_kit_do(javascript, strength):
+def test_the_page_settles_on_the_spring_and_solves_as_descent_and_the_kit_do(front, strength):
     settings = spring().settings
     given = {"sizes": settings["sizes"], "weights": settings["weights"], "task": settings["task"]}
     support, query = "given.task.slice(0, 2)", "given.task.slice(2)"
-    springs = (
-        f"descentOfSprings(given.sizes, decode(given.weights), {support}, {strength}, 100, 9).at(-1).phi"
-    )
+    springs = f"descentOfSprings(given.sizes, unpackFloats(given.weights), {support}, {strength}, 100, 9).at(-1).phi"
     errors = f"gradientErrors(given.sizes, phi, {support}, {query}, {strength}, 6)"
-    found = javascript("spring_strength")(f"((phi) => [Array.from(phi), {errors}])({springs})", **given)
+    found = front(spring, f"((phi) => [Array.from(phi), {errors}])({springs})", **given)
 
     (L, Q), theta = stored(settings["task"]), THETA
     phi = theta
@@ -206,13 +193,13 @@ def test_the_page_settles_on_the_spring_and_solves_as_descent_and_the_kit_do(jav
     assert all(after < before for before, after in pairwise(wanted))
 
 
-def test_the_page_differentiates_twice_as_autodiff_does(javascript):
+def test_the_page_differentiates_twice_as_autodiff_does(front):
     settings = spring().settings
     v = torch.linspace(-1, 1, 39, dtype=torch.float64)
     given = {**settings, "v": v.tolist()}
-    of = "derivatives(given.sizes, decode(given.weights), given.task.slice(0, 2), Float64Array.from(given.v))"
-    gradient, product = javascript("spring_strength")(
-        f"(({{ gradient, product }}) => [Array.from(gradient), Array.from(product)])({of})", **given
+    of = "derivatives(given.sizes, unpackFloats(given.weights), given.task.slice(0, 2), Float64Array.from(given.v))"
+    gradient, product = front(
+        spring, f"(({{ gradient, product }}) => [Array.from(gradient), Array.from(product)])({of})", **given
     )
 
     loss = stored(settings["task"])[0]
@@ -222,7 +209,6 @@ def test_the_page_differentiates_twice_as_autodiff_does(javascript):
 
 def test_a_weaker_spring_moves_further_and_needs_more_products(show):
     page = show(spring().html)
-    first, hint = said(page), page.locator(".maml-hint")
     found = []
     for power in (1.9, 1.0, 0.5):
         slide(page, "strength λ", power)
@@ -238,9 +224,6 @@ def test_a_weaker_spring_moves_further_and_needs_more_products(show):
         lambda: drag(grip(page, "strength on the curve"), 80, 0),
         lambda: page.keyboard.press("Shift+ArrowLeft"),
     )
-    assert not hint.is_visible()
-    click(page, "Reset")
-    assert said(page) == first
 
 
 def test_the_springs_goal_and_its_count_of_steps_are_what_the_numbers_say(show):
@@ -253,17 +236,17 @@ def test_the_springs_goal_and_its_count_of_steps_are_what_the_numbers_say(show):
         before, after = map(float, re.search(r"from (\S+) to ([\d.]+)\. ", words).groups())
         off = "⁻" in words or float(re.search(r"([\d.]+) % off", words)[1]) <= 1
         needed = re.search(r"it takes (\d+)", words)
-        met.add(page.get_by_text("Goal reached").is_visible())
-        assert page.get_by_text("Goal reached").is_visible() == (off and after <= before / 2), words
+        met.add(reached(page))
+        assert reached(page) == (off and after <= before / 2), words
         assert off == bool(needed and k >= int(needed[1])), words
     assert met == {True, False}
 
 
 @pytest.mark.parametrize(("inner_steps", "inner_lr"), [(1, 0.2), (7, 0.4), (60, 0.45)])
-def test_the_page_rests_where_reptile_comes_to_rest(javascript, inner_steps, inner_lr):
+def test_the_page_rests_where_reptile_comes_to_rest(front, inner_steps, inner_lr):
     given = {"n": NORMALS, "o": OFFSETS, "l": LOUDNESS}
     weights = f"given.l.map((l) => shareOfWay(l, {inner_lr}, {inner_steps}))"
-    found = np.array(javascript("reptile_steps")(f"weighedPoint({weights}, given.n, given.o)", **given))
+    found = np.array(front(steps, f"weighedPoint({weights}, given.n, given.o)", **given))
 
     n, o, loud = (np.array(part) for part in (NORMALS, OFFSETS, LOUDNESS))
     theta = np.zeros(2)
@@ -290,15 +273,13 @@ def test_more_inner_steps_lead_reptile_from_the_joint_optimum_to_the_nearest_poi
         lambda: page.keyboard.press("ArrowRight"),
         lambda: slide(page, "steps K", 20),
     )
-    assert page.get_by_text("Goal reached").is_visible()
+    assert reached(page)
     assert all(float(row[-1]) > 0.9 for row in rows(page))
     slide(page, "steps K", 26)
-    assert not page.get_by_text("Goal reached").is_visible()
+    assert not reached(page)
     slide(page, "steps K", 1)
     here, joint = re.search(r"here (\S+), joint (\S+),", said(page)).groups()
     assert here == joint
-    click(page, "Reset")
-    assert said(page) == first
 
 
 waves, plants = WARDS.values()
@@ -342,16 +323,3 @@ lines = partial(widgets.reptile_steps, offsets=OFFSETS, loudness=LOUDNESS)
 def test_wrong_input_to_these_figures_is_named_with_its_cure(wrong, message):
     with pytest.raises(ValueError, match=message):
         wrong()
-
-
-def test_python_reads_and_sets_the_state_of_each_figure():
-    for figure, name, value in (
-        (clinic(), "guesses", [[1], *[[]] * 6]),
-        (averages(), "share", 0.5),
-        (spring(), "strength", 5.0),
-        (steps(), "inner_steps", 9),
-    ):
-        before = figure.html
-        setattr(figure, name, value)
-        assert getattr(figure, name) == value
-        assert figure.html != before

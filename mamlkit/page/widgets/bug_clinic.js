@@ -34,8 +34,7 @@ function drawCurves(plane, { printed, examined }) {
 }
 
 function render({ model, el }) {
-  const { patients, healthy, tests } = model.get("settings");
-  const seeds = patients[0].seeds;
+  const { patients, healthy, tests, n_seeds: nSeeds } = model.get("settings");
   const panel = (label) => {
     const plane = new Plane({ label, x: [0, 1], y: [0, 1], aspect: 0.55, xLabel: "meta-step", yLabel: "loss" });
     const head = element("p", { class: "maml-small", style: "margin: 0; text-align: center" });
@@ -60,95 +59,75 @@ function render({ model, el }) {
     store(model, { guesses: model.get("guesses").map((list, i) => (i === here() ? [...list, who] : list)) });
   };
   // Nodes stay and keep the focus; what is spent says so and answers no more.
-  const choices = Array.from({ length: Math.max(...patients.map((patient) => patient.choices.length)) }, (_, i) => {
-    const node = button("", () => choose(i));
+  const answers = (count, act) => range(count, (i) => {
+    const node = button("", () => act(i));
     node.classList.add("maml-choice");
-    put(node, { style: "padding: 0.2rem 0.6rem; text-align: left; font-size: 0.95em" });
-    return node;
+    return put(node, { style: "padding: 0.25rem 0.6rem; text-align: left" });
   });
-  const testButtons = tests.map((_, i) => {
-    const node = button("", () => ask(i));
-    node.classList.add("maml-choice");
-    put(node, { style: "padding: 0.25rem 0.6rem" });
-    return node;
-  });
-  const beds = patients.map((_, i) => {
-    const node = button("", () => go(i));
-    put(node, { style: "min-width: 2.1rem; padding: 0.1rem 0.2rem" });
-    return node;
-  });
-  const row = (label, gap, ...nodes) => element("div", { role: "group", "aria-label": label, style: `display: flex; flex-wrap: wrap; gap: ${gap}` }, ...nodes);
-  const heading = (text) => element("p", { class: "maml-small", "aria-hidden": "true" }, text);
+  const choices = answers(Math.max(...patients.map((patient) => patient.choices.length)), choose);
+  const testButtons = answers(tests.length, ask);
+  const beds = patients.map((_, i) => put(button("", () => go(i)), { style: "min-width: 2.1rem; padding: 0.1rem 0.2rem" }));
+  const list = group("Which bug is it?", ...choices);
+  list.style.flexDirection = "column";
+  const part = (width, heading, ...nodes) => element("div", { style: `flex: ${width}` }, element("p", { class: "maml-small", "aria-hidden": "true" }, heading), ...nodes);
 
-  el.addEventListener("keydown", (event) => {
-    const choice = Number(event.key) - 1;
-    if (event.altKey || event.ctrlKey || event.metaKey || !(choice >= 0 && choice < patients[here()].choices.length)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    choose(choice);
-  });
+  chooseByDigit(el, () => patients[here()].choices.length, choose);
   begin(
-    model, el,
-    row("The patients", "0.25rem", ...beds),
+    model, el, "",
+    group("The patients", ...beds),
     element("div", { class: "maml-row" }, ill.node, well.node),
-    key([["printed", "line", "what it prints"], ["examined", "line", "examined after adaptation"], ["soft", "square", `bands: all ${seeds} seeds`]]),
+    key([["printed", "line", "what it prints"], ["examined", "line", "examined after adaptation"], ["soft", "square", `bands: all ${counted(nSeeds, "seed")}`]]),
     element(
-      "div", { style: "display: flex; flex-wrap: wrap; gap: 0 1rem" },
-      element("div", { style: "flex: 1 1 15rem" }, heading("Run a test on it"), row("Tests", "0.3rem", ...testButtons), element("div", { class: "maml-controls" }, button("Next patient", () => go(here() + 1))), score),
-      element("div", { style: "flex: 1.9 1 17rem" }, heading("Which bug is it? Click, or press its number"), element("div", { role: "group", "aria-label": "Which bug is it?", style: "display: grid; gap: 0.3rem" }, ...choices)),
+      "div", { class: "maml-row" },
+      part("1 1 15rem", "Run a test on it", group("Tests", ...testButtons), controls(button("Next patient", () => go(here() + 1))), score),
+      part("1.9 1 17rem", "Which bug is it? Click, or press its number", list),
     ),
     said.node,
     aim.node,
   );
 
-  keepDrawn(model, ["patient", "asked", "guesses"], [ill.plane, well.plane], () => {
+  keepDrawn(model, el, ["patient", "asked", "guesses"], [ill.plane, well.plane], ({ asked: runs, guesses }) => {
     const patient = patients[here()];
     const due = healthy[patient.ward];
     const top = 1.08 * Math.max(...[patient, due].flatMap(({ printed, examined }) => [...printed[3], ...examined[3]]));
     for (const [{ plane }, runs] of [[ill, patient], [well, due]]) {
-      Object.assign(plane, { x: [0, runs.examined[0].at(-1)], y: [0, top] });
-      plane.size(plane.width);
+      plane.show([0, runs.examined[0].at(-1)], [0, top]);
       drawCurves(plane, runs);
     }
     ill.head.textContent = solved() ? `Patient ${here() + 1}: ${patient.name}` : `Patient ${here() + 1}, ${patient.ward}`;
     well.head.textContent = `A healthy program, ${patient.ward}`;
     beds.forEach((node, i) => {
-      const [first] = model.get("guesses")[i];
-      const mark = first === undefined ? "" : first === i ? "✓" : "✗";
+      const [first] = guesses[i];
+      const [mark, words] = first === undefined ? ["", ""] : first === i ? ["✓", ", named at the first guess"] : ["✗", ", missed at the first guess"];
       node.textContent = `${i + 1}${mark}`;
-      put(node, { "aria-label": `patient ${i + 1}${mark ? (mark === "✓" ? ", named at the first guess" : ", missed at the first guess") : ""}`, "aria-pressed": String(i === here()) });
-      node.style.borderWidth = i === here() ? "3px" : "1px";
+      put(node, { "aria-label": `patient ${i + 1}${words}` });
+      press(node, i === here());
     });
     testButtons.forEach((node, i) => {
       const isRed = patient.red.includes(i);
       node.textContent = asked(i) ? `${tests[i]}: ${isRed ? "✗ red" : "✓ green"}` : tests[i];
-      node.setAttribute("aria-disabled", String(asked(i)));
-      node.classList.toggle("maml-wrong", asked(i) && isRed);
-      node.classList.toggle("maml-right", asked(i) && !isRed);
+      put(node, { "aria-disabled": asked(i) });
+      judge(node, asked(i) ? !isRed : null);
     });
     choices.forEach((node, i) => {
       const who = patient.choices[i];
       node.hidden = who === undefined;
-      if (node.hidden) {
-        node.replaceChildren();
-        return;
-      }
-      const verdict = made().includes(who) ? (who === here() ? " ✓" : " ✗") : "";
-      node.replaceChildren(`${i + 1}. `, element("strong", {}, patients[who].name + verdict), ` ${patients[who].says}`);
-      node.setAttribute("aria-disabled", String(Boolean(verdict) || solved()));
-      node.classList.toggle("maml-right", verdict === " ✓");
-      node.classList.toggle("maml-wrong", verdict === " ✗");
+      node.replaceChildren();
+      if (node.hidden) return;
+      const isRight = made().includes(who) ? who === here() : null;
+      node.append(`${i + 1}. `, element("strong", {}, patients[who].name + judge(node, isRight)), ` ${patients[who].says}`);
+      put(node, { "aria-disabled": isRight !== null || solved() });
     });
-    const [right, tried] = scoreOf(model.get("guesses"));
-    const runs = model.get("asked").length;
-    score.textContent = `${right} of ${tried} named at the first guess; ${runs} test${runs === 1 ? "" : "s"} run`;
+    const [right, tried] = scoreOf(guesses);
+    score.textContent = `${right} of ${tried} named at the first guess; ${counted(runs.length, "test")} run`;
     aim.reached(right >= 5);
-    const ends = ({ printed, examined }) => [printed[1][0], printed[1].at(-1), examined[1].at(-1)].map((value) => value.toFixed(1).replace("-", "−"));
+    const ends = ({ printed, examined }) => [printed[1][0], printed[1].at(-1), examined[1].at(-1)].map(fixed(1));
     const [mine, theirs] = [ends(patient), ends(due)];
     const curves = `It prints ${mine[0]}, then ${mine[1]}, and is examined at ${mine[2]} in the end; the healthy program prints ${theirs[0]}, then ${theirs[1]}, and is examined at ${theirs[2]}.`;
+    const looksHealthy = Math.abs(Math.log(patient.examined[1].at(-1) / due.examined[1].at(-1))) < 0.1;
     const last = made().at(-1);
     if (last === undefined) said.say(`Patient ${here() + 1} of ${patients.length}. ${curves} What is wrong with it?`);
     else if (last !== here()) said.say(`Not ${patients[last].name}. ${whyNot(patient, patients[last], tests)} Guess again.`);
-    else said.say(`Yes, ${patient.name}: it ${patient.says}. It turns ${listed(patient.red.map((test) => tests[test]))} red${Math.abs(Math.log(patient.examined[1].at(-1) / due.examined[1].at(-1))) < 0.1 ? ", and by its examination it looks healthy" : ""}.`);
+    else said.say(`Yes, ${patient.name}: it ${patient.says}. It turns ${listed(patient.red.map((test) => tests[test]))} red${looksHealthy ? ", and by its examination it looks healthy" : ""}.`);
   });
 }

@@ -47,11 +47,14 @@ def bug_clinic(
         )
     healthy = {ward: _thinned(*next(iter(programs.items()))) for ward, programs in wards.items()}
     curves = {name: _thinned(name, wards[ward][name]) for name, ward in patients.items()}
+    n_seeds = sorted({len(np.asarray(runs[0])) for programs in wards.values() for runs in programs.values()})
     untold = [name for name in patients if name not in red or name not in says]
     unknown = sorted({test for found in red.values() for test in found} - set(tests))
     refuse(
         {
             f"red or says leaves out {', '.join(untold)}; give each patient its red tests and a sentence": untold,
+            f"programs have runs from {' or '.join(map(str, n_seeds))} seeds; give each as many": len(n_seeds)
+            > 1,
             f"red names {', '.join(unknown)}, but the tests are {', '.join(tests)}; name those": unknown,
         }
     )
@@ -70,11 +73,10 @@ def bug_clinic(
     for names in chosen.values():
         dice.shuffle(names)
     return Figure(
-        "goal.js",
         "bug_clinic.js",
         title="Which bug is it?",
         alt=(
-            f"Interactive figure: {len(patients)} broken programs, each with the loss that it prints and its loss when examined "
+            f"{len(patients)} broken programs, each with the loss that it prints and its loss when examined "
             "over the meta-steps, beside the curves of a healthy program. The reader runs tests on it, sees which turn red, and "
             "chooses the bug among several; a wrong choice is answered by the test that tells the two apart."
         ),
@@ -88,6 +90,7 @@ def bug_clinic(
         settings={
             "tests": [test.replace("_", " ") for test in tests],
             "healthy": healthy,
+            "n_seeds": n_seeds[0],
             "patients": [
                 {
                     "name": name,
@@ -129,4 +132,4 @@ def _thinned(name: str, runs: Runs) -> dict[str, Any]:
         return [row.round(3).tolist() for row in rows]
 
     exams = np.linspace(0, n_steps, examined.shape[1])
-    return {"seeds": len(printed), "printed": curve(at, means), "examined": curve(exams, examined)}
+    return {"printed": curve(at, means), "examined": curve(exams, examined)}

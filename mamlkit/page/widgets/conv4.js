@@ -8,7 +8,7 @@ function fromHalf(bits) {
 
 // The half-precision numbers of all layers in order: of each block kernels, scale and shift, then the head's weight and bias.
 function unpackConv4(packed, channels, nWay) {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const bytes = unpackBytes(packed);
   let offset = 0;
   const take = (count) => Float64Array.from({ length: count }, () => fromHalf(bytes[offset++] | (bytes[offset++] << 8)));
   const blocks = [1, channels, channels, channels].map((inputs) => ({ kernels: take(channels * inputs * 9), scale: take(channels), shift: take(channels) }));

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import TASK_COLOURS, Figure, look_colour, within
+from mamlkit.page.widgets.figure import TASK_COLOURS, Figure, around, definite, finite, look_colour, within
 
 
 def curvature_cut(
@@ -45,33 +45,27 @@ def curvature_cut(
     """
     w, a, theta = (np.asarray(given, dtype=float) for given in (optima, curvatures, start))
     shaped = w.shape == (2, 2) and a.shape == (2, 2, 2) and theta.shape == (2,)
-    finite = all(np.isfinite(part).all() for part in (w, a, theta))
-    usual = shaped and finite
-    definite = usual and np.allclose(a, a.transpose(0, 2, 1)) and np.linalg.eigvalsh(a).min() > 0
     refuse(
         {
             f"optima, curvatures and start have shapes {w.shape}, {a.shape} and {theta.shape}; give (2, 2), (2, 2, 2) and (2,)": (
                 not shaped
             ),
-            "optima, curvatures and start must be finite; one of their numbers is not": not finite,
-            "each curvature must be symmetric with positive eigenvalues; use B @ B.T + I": not definite,
             f"{len(names)} names for 2 tasks; give one each": len(names) != 2,
         }
     )
+    finite("optima, curvatures and start", w, a, theta)
+    definite("the curvatures", a)
     within("max_inner_lr", max_inner_lr, 0.01, 10.0)
     within("inner_lr", inner_lr, 0.0, max_inner_lr)
     within("kept", kept, 0.0, 1.0)
     within("meta_lr", meta_lr, 1e-4, 10.0)
     within("meta_steps", meta_steps, 1, 1000)
-    low, high = np.vstack([w, theta]).min(axis=0), np.vstack([w, theta]).max(axis=0)
-    middle, reach = (low + high) / 2, 1 + 0.7 * float((high - low).max())
     return Figure(
         "quadratics.js",
-        "goal.js",
         "curvature_cut.js",
         title="How much of the curvature is kept",
         alt=(
-            "Interactive figure: two quadratic tasks on a plane, a steep and a flat one, with the points where joint training, "
+            "two quadratic tasks on a plane, a steep and a flat one, with the points where joint training, "
             "first order and MAML rest, and the path of the rule that keeps a share of the curvature term. As the share grows "
             "its resting point moves from first order's to MAML's. Where the inner step overshoots, first order runs away, and "
             "so does the rule until enough of the curvature is kept."
@@ -88,8 +82,7 @@ def curvature_cut(
             "optima": w.tolist(),
             "curvatures": a.tolist(),
             "names": list(names),
-            "x": [middle[0] - reach, middle[0] + reach],
-            "y": [middle[1] - reach, middle[1] + reach],
+            **around(w, theta, margin=1.0, share=0.7),
             "max_inner_lr": float(max_inner_lr),
             "meta_lr": float(meta_lr),
             "meta_steps": meta_steps,

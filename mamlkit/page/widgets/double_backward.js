@@ -1,11 +1,10 @@
 // One meta-gradient of a logistic regression with one weight θ: its graph, what cuts it, and what arrives at θ.
 
 function lossOn(examples, offset, weight) {
-  const losses = examples.map(([x, y]) => {
+  return mean(examples.map(([x, y]) => {
     const z = weight * x + offset;
     return Math.max(z, 0) + Math.log1p(Math.exp(-Math.abs(z))) - y * z;
-  });
-  return losses.reduce((a, b) => a + b, 0) / losses.length;
+  }));
 }
 
 // The first and the second derivative of the mean loss in the weight.
@@ -47,13 +46,14 @@ function metaGradient({ support, query, offset }, now) {
   };
 }
 
-// From what arrives at θ: is it the slope that finite differences measure?
-function judgement(received, straight, bent, differences) {
+// From what arrives at θ: is it the slope that finite differences measure? The straight road brings 1 / (1 − αH) of it, and H is
+// not negative: too much, or the wrong sign.
+function judgement({ received, straight, bent, differences }) {
   if (received === null) return `Nothing arrives at θ: its grad stays None, and torch.func.grad returns 0. Finite differences say ${number(differences)}.`;
   const said = `finite differences say ${number(differences)}`;
   if (bent !== null) return `Both roads arrive at θ: ${number(straight)} and ${number(bent)}, together ${number(received)}; ${said}.`;
   const times = received / differences;
-  const wrong = times < 0 ? "the sign is wrong" : times > 1.005 ? `it is ${number(times)} times too long` : times < 0.995 ? `it is only ${number(times)} of it` : "the two agree, because αH is next to nothing";
+  const wrong = times < 0 ? "the sign is wrong" : times > 1.005 ? `it is ${number(times)} times too long` : "the two agree, because αH is next to nothing";
   return `Only the straight road arrives at θ, with ${number(received)}; ${said}: ${wrong}.`;
 }
 
@@ -62,33 +62,20 @@ function render({ model, el }) {
   const names = ["start", "support forward", "inner backward", "inner step", "query forward", "outer backward, to φ", "outer backward, to θ"];
   const last = names.length - 1;
   const keys = ["weight", "inner_lr", "step", "create_graph", "detach_gradient", "detach_phi", "first_order"];
-  const svg = shape("svg", { role: "img", "aria-label": "The graph of one meta-gradient", class: "maml-plane" });
-  const sheet = {
-    frame: element("div", { class: "maml-frame" }, svg),
-    width: 600,
-    fit() {
-      const width = Math.round(this.frame.clientWidth);
-      if (width < 40 || Math.abs(width - this.width) < 1) return false;
-      this.width = width;
-      return true;
-    },
-  };
-  const hint = element("p", { class: "maml-hint", "aria-hidden": "true" }, "press Next step");
-  sheet.frame.append(hint);
+  const sheet = new Drawing("The graph of one meta-gradient", "img");
   const said = finding();
   const aim = goal("cut nothing but the bent road, and find a rate α at which the number that arrives has the wrong sign.");
   const sums = table(["what arrives at θ", "exactly", "here"], "The meta-gradient dF/dθ and its two roads");
   const next = button("Next step", () => store(model, { step: (model.get("step") + 1) % names.length }));
 
   begin(
-    model, el,
+    model, el, "press Next step",
     sheet.frame,
     key([["straight", "line", "straight road, × 1"], ["bent", "line", "bent road, × (−α) × H"], ["soft", "dotted", "cut: nothing comes back"]]),
-    element(
-      "div", { class: "maml-controls" },
+    controls(
       slider(model, "step", { label: "step", min: 0, max: last, step: 1, format: (value) => names[value] ?? "" }),
-      slider(model, "weight", { label: "θ", min: -3, max: 3, step: 0.05, format: (value) => value.toFixed(2).replace("-", "−") }),
-      slider(model, "inner_lr", { label: "rate α", min: 0, max: settings.max_inner_lr, step: settings.max_inner_lr / 80, format: (value) => value.toFixed(2) }),
+      slider(model, "weight", { label: "θ", min: -3, max: 3, step: 0.05, format: fixed(2) }),
+      slider(model, "inner_lr", { label: "rate α", min: 0, max: settings.max_inner_lr, step: settings.max_inner_lr / 80, format: fixed(2) }),
       element(
         "div", { style: "display: flex; flex-wrap: wrap; gap: 0 0.8rem; font-size: 0.93em" },
         tickBox(model, "create_graph", "create_graph=True"),
@@ -102,7 +89,6 @@ function render({ model, el }) {
     aim.node,
     sums.node,
   );
-  for (const kind of ["pointerdown", "keydown"]) el.addEventListener(kind, () => el.classList.add("maml-touched"), { once: true });
 
   const [height, half] = [310, 23];
   // Draws the graph for a state and its numbers.
@@ -117,9 +103,9 @@ function render({ model, el }) {
       phi: { at: place([0.62, 72]), from: 3, title: "φ = θ − αg", value: found.phi },
       query: { at: place([1, height - 30]), from: 4, title: "query loss", value: found.queryLoss },
     };
-    put(svg, { viewBox: `0 0 ${sheet.width} ${height}`, width: "100%" });
+    put(sheet.svg, { viewBox: `0 0 ${sheet.width} ${height}`, width: "100%" });
     const [lines, boxes, words] = [shape("g"), shape("g"), shape("g")];
-    svg.replaceChildren(lines, boxes, words);
+    sheet.svg.replaceChildren(lines, boxes, words);
     const write = (text, [x, y], style = "", anchor = "middle") => words.append(shape("text", { x, y, "text-anchor": anchor, class: "maml-note", style }, text));
     const inked = (look) => `fill: var(--look-${look}); fill: color-mix(in srgb, var(--look-${look}), var(--maml-lift))`;
 
@@ -138,7 +124,7 @@ function render({ model, el }) {
     };
     const between = (from, to, aside) => {
       const ends = [leaves(from, to), leaves(to, from)];
-      const [dx, dy] = [ends[1][0] - ends[0][0], ends[1][1] - ends[0][1]];
+      const [dx, dy] = plus(ends[1], -1, ends[0]);
       const length = Math.hypot(dx, dy) || 1;
       return ends.map(([x, y]) => [x + (aside * dy) / length, y - (aside * dx) / length]);
     };
@@ -169,9 +155,8 @@ function render({ model, el }) {
     if (back) write(found.received === null ? "nothing arrives" : `arrives: ${number(found.received)}`, [nodes.theta.at[0] - reach, 36], "font-weight: 600", "start");
   };
 
-  keepDrawn(model, keys, [sheet], () => {
-    const now = Object.fromEntries(keys.map((name) => [name, model.get(name)]));
-    now.step = clamp(now.step, [0, last]);
+  keepDrawn(model, el, keys, [sheet], (state) => {
+    const now = { ...state, step: clamp(state.step, [0, last]) };
     const found = metaGradient(settings, now);
     const { cut, gradient, phi, queryGradient, straight, bent, received, whole, differences } = found;
     drawGraph(now, found);
@@ -196,7 +181,7 @@ function render({ model, el }) {
           (now.detach_phi ? `Detached, φ is ${plain}.` : cut.bent || cut.scaled ? "θ stands in it once: g is a constant." : "θ stands in it twice, by itself and inside g."),
         `Query forward: the loss at φ is ${number(found.queryLoss)}; at θ it would be ${number(lossOn(settings.query, settings.offset, now.weight))}.`,
         `Outer backward: at φ the query loss has the slope g′ = ${number(queryGradient)}. What of it belongs to θ?`,
-        judgement(received, straight, bent, differences),
+        judgement(found),
       ][now.step],
     );
   });

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, within
+from mamlkit.page.widgets.figure import Figure, finite, within
 
 STEPS = 6  # support forward, inner backward, inner step, query forward, outer backward to φ and to θ
 
@@ -51,35 +51,21 @@ def double_backward(
     0
     """
     parts = {name: np.asarray(given, dtype=float) for name, given in (("support", support), ("query", query))}
-    shaped = {name: part.ndim == 2 and part.shape[1] == 2 and len(part) > 0 for name, part in parts.items()}
-    labels = {name: part[:, 1] for name, part in parts.items() if shaped[name]}
-    refuse(
-        {
-            f"{name} has shape {part.shape}; give (n, 2), a row of x and its label for each example": not shaped[
-                name
-            ]
-            for name, part in parts.items()
-        }
-        | {
-            "support, query and offset must be finite; one of their numbers is not": not all(
-                np.isfinite(part).all() for part in (*parts.values(), np.asarray(offset))
-            ),
-        }
-        | {
-            f"{name} has labels that are neither 0 nor 1": not np.isin(y, (0, 1)).all()
-            for name, y in labels.items()
-        }
-    )
+    finite("support, query and offset", *parts.values(), np.asarray(offset))
+    for name, part in parts.items():
+        fits = part.ndim == 2 and part.shape[1] == 2 and len(part) > 0
+        cure = "give (n, 2), a row of x and its label for each example"
+        refuse({f"{name} has shape {part.shape}; {cure}": not fits})
+        refuse({f"{name} has labels that are neither 0 nor 1": not np.isin(part[:, 1], (0, 1)).all()})
     within("weight", weight, -3.0, 3.0)
     within("max_inner_lr", max_inner_lr, 0.1, 20.0)
     within("inner_lr", inner_lr, 0.0, max_inner_lr)
     within("step", step, 0, STEPS)
     return Figure(
-        "goal.js",
         "double_backward.js",
         title="Backwards twice: one meta-gradient as a graph",
         alt=(
-            "Interactive figure: a graph with the nodes θ, support loss, inner gradient g, φ = θ − αg and query loss, computed "
+            "a graph with the nodes θ, support loss, inner gradient g, φ = θ − αg and query loss, computed "
             "one step after the other. Going back from the query loss, one road leads straight from φ to θ and one is bent and "
             "leads through g. Without create_graph, with g detached or at first order the bent road is gone, and the number "
             "that arrives is not the slope that finite differences measure; with φ detached nothing arrives."

@@ -35,7 +35,6 @@ function pixels(drawing, { side, filled, largest, radius, parts }) {
 }
 
 function cosine(a, b) {
-  const dot = (u, v) => u.reduce((sum, value, i) => sum + value * v[i], 0);
   return dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
 }
 
@@ -52,16 +51,9 @@ function confidences(net, examples, query) {
 }
 
 // Strokes as lines in a square of a hundred.
-function strokesOf(drawing, label) {
-  const svg = shape("svg", { viewBox: "0 0 100 100", class: "maml-glyph", style: "fill: none; stroke: currentColor; stroke-linecap: round; stroke-linejoin: round", ...(label ? { role: "img", "aria-label": label } : { "aria-hidden": "true" }) });
-  svg.append(shape("path", { "stroke-width": 5, d: lineOf(drawing) }));
-  return svg;
-}
-
 function lineOf(drawing) {
   return drawing.map((stroke) => {
-    const places = [];
-    for (let i = 0; i < stroke.length; i += 2) places.push(`${(100 * stroke[i]).toFixed(1)} ${(100 * stroke[i + 1]).toFixed(1)}`);
+    const places = range(stroke.length / 2, (i) => stroke.slice(2 * i, 2 * i + 2).map((value) => (100 * value).toFixed(1)).join(" "));
     return `M${places.length > 1 ? places.join("L") : `${places[0]}h0`}`;
   }).join("");
 }
@@ -78,25 +70,22 @@ function render({ model, el }) {
   const boxes = [...letters, "?"].map((letter, i) => {
     const node = button("", () => open(i));
     node.classList.add("maml-choice");
-    node.style.cssText = "flex: 1 1 0; min-width: 0; max-width: 5.5rem";
-    node.setAttribute("aria-label", i < nWay ? `example of ${letter}` : "query");
-    return node;
+    return put(node, { style: "flex: 1 1 0; min-width: 0; max-width: 5.5rem", "aria-label": i < nWay ? `example of ${letter}` : "query" });
   });
-  const choices = element("div", { role: "group", "aria-label": "which box the pen draws in", style: "display: flex; gap: 0.35rem; margin: 0.3rem 0" }, ...boxes);
+  const choices = group("which box the pen draws in", ...boxes);
+  choices.style.flexWrap = "nowrap";
 
-  const ink = shape("path", { "stroke-width": 4, style: "fill: none; stroke: currentColor; stroke-linecap: round; stroke-linejoin: round" });
-  const pad = shape("svg", { viewBox: "0 0 100 100", role: "img", style: "display: block; width: 100%; aspect-ratio: 1; border: 2px solid var(--maml-focus); border-radius: 0.4rem; background: var(--maml-ground); cursor: crosshair; touch-action: none" });
-  pad.append(ink);
-  const hint = element("p", { class: "maml-hint", "aria-hidden": "true" }, "draw here");
-  const frame = element("div", { class: "maml-frame", style: "flex: 1 1 14rem; max-width: 17rem" }, pad, hint);
+  const strokes = (width) => shape("path", { "stroke-width": width, style: "fill: none; stroke: currentColor; stroke-linecap: round; stroke-linejoin: round" });
+  const ink = strokes(4);
+  const pad = shape("svg", { viewBox: "0 0 100 100", role: "img", style: "display: block; width: 100%; aspect-ratio: 1; border: 2px solid var(--maml-focus); border-radius: 0.4rem; background: var(--maml-ground); cursor: crosshair; touch-action: none" }, ink);
+  const frame = element("div", { class: "maml-frame", style: "flex: 1 1 14rem; max-width: 17rem" }, pad);
 
   let [held, stroke] = [null, []];
   const drawn = () => [...(same(own, at(box)) ? own : []), stroke];
   const reach = (event) => {
     const area = pad.getBoundingClientRect();
-    const place = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height].map((value) => Math.round(1000 * clamp(value, [0, 1])) / 1000);
-    const last = stroke.slice(-2);
-    if (last.length && Math.hypot(place[0] - last[0], place[1] - last[1]) < 0.012) return;
+    const place = [(event.clientX - area.left) / area.width, (event.clientY - area.top) / area.height].map((value) => rounded(clamp(value, [0, 1])));
+    if (stroke.length && distance(place, stroke.slice(-2)) < 0.012) return;
     stroke.push(...place);
     put(ink, { d: lineOf(drawn()) });
   };
@@ -127,12 +116,11 @@ function render({ model, el }) {
     own = null;
     act();
   };
-  const put1 = change(() => {
+  const fillReady = change(() => {
     if (box < nWay) fill(box, symbols()[box][0]);
     else fill(box, queries()[asked++ % queries().length]);
   });
-  const controls = element(
-    "div", { class: "maml-controls", style: "gap: 0.3rem 0.5rem" },
+  const tools = controls(
     button("Next box", () => open((box + 1) % (nWay + 1))),
     button("Clear this box", change(() => fill(box, []))),
     button("Clear all", change(() => {
@@ -140,9 +128,10 @@ function render({ model, el }) {
       store(model, { alphabet: letters.map(() => []), query: [] });
     })),
     element("label", {}, "Ready-made: ", chosen),
-    button("Fill this box", put1),
+    button("Fill this box", fillReady),
     button(`Fill ${letters[0]} to ${letters.at(-1)}`, change(() => store(model, { alphabet: symbols().map((symbol) => symbol[0]) }))),
   );
+  tools.style.gap = "0.3rem 0.5rem";
   const said = finding();
   const aim = goal("draw a query of which the network is over 90 % sure, while the nearest neighbour names another symbol.");
   const answers = table(["symbol", "before the step", "after one step", "likeness in pixels"], "Confidence of the network, and the cosine with each example");
@@ -154,17 +143,15 @@ function render({ model, el }) {
   const percent = (share) => `${(100 * share).toFixed(0)} %`;
 
   begin(
-    model, el,
+    model, el, "draw here",
     choices,
-    element("div", { style: "display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; align-items: center" }, frame, element("div", { style: "flex: 1.4 1 17rem; min-width: 0" }, answers.node, controls)),
+    element("div", { style: "display: flex; flex-wrap: wrap; gap: 0.4rem 1.2rem; align-items: center" }, frame, element("div", { style: "flex: 1.4 1 17rem; min-width: 0" }, answers.node, tools)),
     said.node,
     aim.node,
   );
-  for (const kind of ["pointerdown", "keydown"]) el.addEventListener(kind, () => el.classList.add("maml-touched"), { once: true });
 
   let [learned, adapted] = ["", net];
-  function answer() {
-    const [alphabet, query] = [model.get("alphabet"), model.get("query")];
+  function answer({ alphabet, query }) {
     const missing = letters.filter((_, i) => !(alphabet[i] ?? []).length);
     if (missing.length) return { words: `Draw one example of each symbol: ${missing.join(", ")} ${missing.length > 1 ? "are" : "is"} still empty.` };
     if (!query.length) return { words: "The examples are there. Open the box ? and draw one of them once more." };
@@ -187,10 +174,9 @@ function render({ model, el }) {
 
   function show() {
     boxes.forEach((node, i) => {
-      node.replaceChildren(strokesOf(at(i) ?? []), element("span", {}, i < nWay ? letters[i] : "?"));
-      node.setAttribute("aria-pressed", i === box);
-      node.style.borderColor = i === box ? "var(--maml-focus)" : "";
-      node.style.boxShadow = i === box ? "0 0 0 1px var(--maml-focus)" : "";
+      const small = shape("svg", { viewBox: "0 0 100 100", class: "maml-glyph", "aria-hidden": "true" }, put(strokes(5), { d: lineOf(at(i) ?? []) }));
+      node.replaceChildren(small, element("span", {}, i < nWay ? letters[i] : "?"));
+      press(node, i === box);
     });
     put(ink, { d: lineOf(at(box) ?? []) });
     put(pad, { "aria-label": box < nWay ? `pad for the example of ${letters[box]}` : "pad for the query" });
@@ -199,8 +185,8 @@ function render({ model, el }) {
     [box, own] = [i, null];
     show();
   }
-  keepDrawn(model, ["alphabet", "query"], [{ frame, fit: () => false }], () => {
-    const { words, before, after, likeness, met } = answer();
+  keepDrawn(model, el, ["alphabet", "query"], [], (now) => {
+    const { words, before, after, likeness, met } = answer(now);
     show();
     answers.fill(letters.map((letter, i) => [
       "ink", letter,

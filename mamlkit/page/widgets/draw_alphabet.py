@@ -98,12 +98,11 @@ def draw_alphabet(
     ]
     first = ready[0]["symbols"]
     return Figure(
-        "goal.js",
         "conv4.js",
         "draw_alphabet.js",
         title="Draw your own alphabet",
         alt=(
-            f"Interactive figure: the reader draws one example of each of {n_way} symbols, then a query. A meta-trained network "
+            f"the reader draws one example of each of {n_way} symbols, then a query. A meta-trained network "
             "takes one gradient step on the examples and says which symbol the query is, with its confidence before and after "
             "the step, beside the nearest neighbour in pixels."
         ),

@@ -18,7 +18,7 @@ function drawing(pixels, height, width, label) {
 }
 
 function unpackPixels(packed, count) {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
+  const bytes = unpackBytes(packed);
   return Uint8Array.from({ length: count }, (_, i) => (bytes[i >> 2] >> (2 * (i & 3))) & 3);
 }
 
@@ -31,7 +31,7 @@ function render({ model, el }) {
     const from = (task * perTask + index) * size;
     return drawing(pixels.subarray(from, from + size), height, width, label);
   };
-  const letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ";
+  const letters = "ABCDEFGHI";
   const query = element("div", { class: "maml-query" });
   const choices = element("div", { class: "maml-choices", style: `--columns: ${Math.min(nWay, 5)}` });
   const next = button("Next task", () => {
@@ -69,14 +69,13 @@ function render({ model, el }) {
     );
     const hadFocus = choices.contains(document.activeElement);
     choices.replaceChildren(
-      ...Array.from({ length: nWay }, (_, label) => {
-        const verdict = answered ? (label === answers[task] ? " ✓" : label === guess ? " ✗" : "") : "";
+      ...range(nWay, (label) => {
+        const isRight = !answered ? null : label === answers[task] ? true : label === guess ? false : null;
         const node = button("", () => choose(label));
         node.classList.add("maml-choice");
-        node.setAttribute("aria-label", `class ${letters[label]}` + (verdict === " ✓" ? ", the right one" : verdict === " ✗" ? ", your choice" : ""));
-        if (verdict) node.classList.add(verdict === " ✓" ? "maml-right" : "maml-wrong");
-        if (answered) node.disabled = true;
-        node.append(...Array.from({ length: kShot }, (_, shot) => picture(task, label * kShot + shot)), element("span", {}, letters[label] + verdict));
+        put(node, { "aria-label": `class ${letters[label]}${isRight === null ? "" : isRight ? ", the right one" : ", your choice"}` });
+        node.disabled = answered;
+        node.append(...range(kShot, (shot) => picture(task, label * kShot + shot)), element("span", {}, letters[label] + judge(node, isRight)));
         return node;
       }),
     );
@@ -92,14 +91,7 @@ function render({ model, el }) {
       said.say(`${yours}${others ? "; " + others : ""}. ${score()}${done ? " That was the last task." : ""}`);
     }
   };
-  el.addEventListener("keydown", (event) => {
-    const choice = Number(event.key) - 1;
-    if (event.altKey || event.ctrlKey || event.metaKey || !(choice >= 0 && choice < nWay)) return;
-    event.preventDefault();
-    event.stopPropagation();
-    choose(choice);
-  });
-  begin(model, el, query, element("p", { class: "maml-small" }, kShot === 1 ? "The support set, one drawing of each class:" : `The support set, ${kShot} drawings of each class:`), choices, element("div", { class: "maml-controls" }, next, again), said.node);
-  model.on("change:guesses", draw);
-  draw();
+  chooseByDigit(el, () => nWay, choose);
+  begin(model, el, "", query, element("p", { class: "maml-small" }, kShot === 1 ? "The support set, one drawing of each class:" : `The support set, ${kShot} drawings of each class:`), choices, controls(next, again), said.node);
+  followed(model, "guesses", draw);
 }

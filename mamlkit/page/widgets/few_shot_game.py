@@ -63,7 +63,7 @@ def few_shot_game(tasks: Task, *, caption: str = "") -> Figure:
         "few_shot_game.js",
         title="Few-shot learning as a game",
         alt=(
-            f"Interactive figure: {len(answers)} tasks, each with {n_way} classes of {k_shot} "
+            f"{len(answers)} tasks, each with {n_way} classes of {k_shot} "
             f"drawing{'s' * (k_shot > 1)} and one more drawing to classify. The reader's score is set beside "
             "that of the nearest neighbour in pixels."
         ),

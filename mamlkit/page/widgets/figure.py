@@ -11,11 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+import numpy as np
 import traitlets
+from numpy.typing import ArrayLike
 
+from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS, LOOK
 
 FRONT = Path(__file__).parent
+LABELS = {
+    "maml": "MAML",
+    "joint": "joint training",
+    "fomaml": "first-order MAML",
+    "scratch": "random initialisation",
+}
 TASK_COLOURS = [COLOURS[name] for name in ("green", "purple", "ochre", "sky", "grey")]
 
 
@@ -38,13 +47,44 @@ def within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(f"{name}={value} lies outside {low:g} to {high:g}; choose a value within")
 
 
+def finite(names: str, *parts: np.ndarray) -> None:
+    """Refuse numbers that are not."""
+    is_finite = all(np.isfinite(part).all() for part in parts)
+    refuse({f"{names} must be finite; one of their numbers is not": not is_finite})
+
+
+def definite(names: str, matrices: np.ndarray) -> None:
+    """Refuse curvatures of which some direction has none."""
+    upright = np.allclose(matrices, matrices.swapaxes(-1, -2)) and np.linalg.eigvalsh(matrices).min() > 0
+    refuse({f"each of {names} must be symmetric with positive eigenvalues; use B @ B.T + I": not upright})
+
+
+def stored(values: ArrayLike, digits: int) -> Any:
+    """Lists of numbers with so many decimals."""
+    return np.asarray(values, dtype=float).round(digits).tolist()
+
+
+def around(*places: np.ndarray, margin: float, share: float, flatter: float = 1.0) -> dict[str, list[float]]:
+    """The x and y of a plane that shows these places, with a margin that grows by a share of how far they lie apart."""
+    points = np.vstack(places)
+    low, high = points.min(axis=0), points.max(axis=0)
+    middle, reach = (low + high) / 2, margin + share * float((high - low).max())
+    far = {"x": reach, "y": flatter * reach}
+    return {name: [float(m - r), float(m + r)] for m, (name, r) in zip(middle, far.items())}
+
+
+def named(look: str, labels: Mapping[str, str] | None) -> dict[str, str]:
+    """A look of `figures.LOOK` and what a page calls it."""
+    return {"look": look, "label": {**LABELS, **(labels or {})}.get(look, look.replace("_", " "))}
+
+
 class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
     """An interactive figure: displayed by a notebook, or by any page that holds its `html`.
 
     Args:
         parts: the files of its front end; the last one defines `render`.
         title: its name, also for screen readers.
-        alt: one or two sentences that stand in its place where scripts are off.
+        alt: what it shows, one or two sentences that stand in its place where scripts are off.
         settings: what stays as it is.
         state: what the reader moves, each a trait of this object with the type of its first value:
             `figure.theta` reads it, `figure.theta = [0.0, 1.0]` moves it, and `figure.observe(function,
@@ -68,7 +108,7 @@ class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
             list: traitlets.List,
             str: traitlets.Unicode,
         }
-        self.alt = alt
+        self.alt = f"Interactive figure: {alt}"
         self.front = source("page.js", *parts)
         self.reader_state = sorted(state)
         self.add_traits(
@@ -103,7 +143,7 @@ class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         )
 
     def __repr__(self) -> str:
-        return f"Interactive figure: {self.settings['title']}"
+        return f"{self.settings['title']}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})

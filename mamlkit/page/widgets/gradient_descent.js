@@ -19,61 +19,49 @@ function render({ model, el }) {
   const valley = new Plane({ label: "The parabola x² and the steps on it", x: [-2.5, 2.5], y: [-0.4, 6.25], aspect: 0.8, xLabel: "x", yLabel: "f(x) = x²" });
   const speed = new Plane({
     label: "Distance from the minimum after each step, on a logarithmic scale",
-    x: [0, steps], y: [-4, 2], aspect: 0.8, xLabel: "step k", yLabel: "distance |xₖ|",
-    yTick: (value) => "10" + String(value).replace(/./g, (sign) => "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"["-0123456789".indexOf(sign)]),
+    x: [0, steps], y: [-4, 2], aspect: 0.8, xLabel: "step k", yLabel: "distance |xₖ|", yTick: powerOfTen,
   });
-  const curve = shape("path", { class: "maml-line maml-quiet" });
-  const hops = shape("path", { class: "maml-line maml-thin", style: colour("path") });
-  const dots = shape("g", { style: colour("path") });
-  valley.inside.append(curve, hops, dots);
-  const decay = shape("path", { class: "maml-line", style: colour("path") });
-  const level = shape("path", { class: "maml-line maml-quiet maml-dashed" });
-  const beads = shape("g", { style: colour("path") });
-  speed.inside.append(level, decay, beads);
+  const [curve, hops] = [valley.line("soft", "quiet"), valley.line("path", "thin")];
+  const [level, decay] = [speed.line("soft", "quiet", "dashed"), speed.line("path")];
+  const [dots, beads] = [valley, speed].map((plane) => plane.inside.appendChild(shape("g", { style: colour("path") })));
   const said = finding();
-  const limits = [-2.4, 2.4];
+  const begins = (start) => store(model, { start: clamp(Math.round(start * 100) / 100, [-2.4, 2.4]) });
   const grip = handle(valley, {
     label: "Start x₀",
     look: "path",
-    moved: ([x]) => store(model, { start: clamp(Math.round(x * 100) / 100, limits) }),
+    moved: ([x]) => begins(x),
     keyed: ([x, y], way) => {
-      const far = way[1] ? way[1] * Math.abs(y - model.get("start") ** 2) : x - model.get("start");
-      store(model, { start: clamp(Math.round((model.get("start") + far) * 100) / 100, limits) });
+      const start = model.get("start");
+      begins(way[1] ? start + way[1] * Math.abs(y - start ** 2) : x);
     },
   });
 
   begin(
-    model, el,
-    element("div", { class: "maml-row" }, valley.frame, speed.frame),
-    element(
-      "div", { class: "maml-controls" },
-      slider(model, "step_size", { label: "step size η", min: 0.05, max: 1.1, step: 0.01, format: (value) => value.toFixed(2) }),
-      slider(model, "start", { label: "start x₀", min: -2.4, max: 2.4, step: 0.01, format: (value) => number(value) }),
+    model, el, "drag the points",
+    sideBySide(valley, speed),
+    controls(
+      slider(model, "step_size", { label: "step size η", min: 0.05, max: 1.1, step: 0.01, format: fixed(2) }),
+      slider(model, "start", { label: "start x₀", min: -2.4, max: 2.4, step: 0.01 }),
     ),
     said.node,
   );
 
-  keepDrawn(model, ["step_size", "start"], [valley, speed], () => {
-    const [stepSize, start] = [model.get("step_size"), model.get("start")];
+  keepDrawn(model, el, ["step_size", "start"], [valley, speed], ({ step_size: stepSize, start }) => {
     const visited = descend(start, stepSize, steps);
     const factor = 1 - 2 * stepSize;
-    const ends = Array.from({ length: 81 }, (_, i) => -2.6 + (5.2 * i) / 80);
-    put(curve, { d: valley.path(ends.map((x) => [x, x * x])) });
-    put(hops, { d: valley.path(visited.map((x) => [x, x * x])) });
-    const dot = (plane, x, y, size) => {
-      const [cx, cy] = plane.at(x, y);
-      return Math.abs(cx) + Math.abs(cy) < 1e4 ? [shape("circle", { cx, cy, r: size, class: "maml-dot" })] : [];
-    };
-    dots.replaceChildren(...visited.flatMap((x) => dot(valley, x, x * x, 4)));
+    const onParabola = (x) => [x, x * x];
     const logs = visited.map((x, k) => [k, Math.log10(Math.max(Math.abs(x), 1e-9))]);
+    put(curve, { d: valley.path(range(81, (i) => onParabola(-2.6 + (5.2 * i) / 80))) });
+    put(hops, { d: valley.path(visited.map(onParabola)) });
+    dots.replaceChildren(...valley.dots(visited.map(onParabola), 4));
     put(decay, { d: speed.path(logs) });
-    beads.replaceChildren(...logs.flatMap(([k, y]) => dot(speed, k, y, 3.5)));
+    beads.replaceChildren(...speed.dots(logs, 3.5));
     put(level, { d: speed.path([[0, logs[0][1]], [steps, logs[0][1]]]) });
     grip.show(start, start * start, `start at ${number(start)}`);
     said.say(
       `Step size η = ${stepSize.toFixed(2)}: every step multiplies x by 1 − 2η = ${number(factor)}, ` +
         `so |1 − 2η| = ${number(Math.abs(factor))} and ${verdict(stepSize)}. ` +
-        `From x₀ = ${number(start)} the distance after ${steps} steps is ${number(Math.abs(visited[steps]))}.`,
+        `From x₀ = ${number(start)} the distance after ${counted(steps, "step")} is ${number(Math.abs(visited[steps]))}.`,
     );
   });
 }

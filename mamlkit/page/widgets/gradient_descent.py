@@ -29,7 +29,7 @@ def gradient_descent(
         "gradient_descent.js",
         title="Gradient descent on f(x) = x²",
         alt=(
-            "Interactive figure: the iterates of gradient descent on the parabola x², and their distance "
+            "the iterates of gradient descent on the parabola x², and their distance "
             "from the minimum, as the step size η moves. Each step multiplies x by 1 − 2η, so the distance "
             "shrinks for 0 < η < 1 and grows for η > 1."
         ),

@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
+from mamlkit.page.widgets.figure import Figure, definite, finite, look_colour, stored, within
 
 
 def local_work(
@@ -50,20 +50,17 @@ def local_work(
         and w.shape == (*p.shape, 2)
         and theta.shape == (2,)
     )
-    finite = all(np.isfinite(part).all() for part in (a, w, p, theta))
-    usual = fits and finite
-    steepest = float(np.linalg.eigvalsh(a).max()) if usual else 1.0
-    definite = usual and np.allclose(a, a.swapaxes(-1, -2)) and np.linalg.eigvalsh(a).min() > 0
     refuse(
         {
             f"curvatures, bottoms, shares and start have shapes {a.shape}, {w.shape}, {p.shape} and {theta.shape}; give "
             "(F, n, 2, 2), (F, n, 2), (F, n) and (2,) for F federations of n clients": not fits,
-            "curvatures, bottoms, shares and start must be finite; one of their numbers is not": not finite,
-            "each of curvatures must be symmetric with positive eigenvalues; use B @ B.T + I": not definite,
-            "the shares of a federation must be at least 0 and have the sum 1": usual
-            and not (p.min() >= 0 and np.allclose(p.sum(1), 1)),
         }
     )
+    finite("curvatures, bottoms, shares and start", a, w, p, theta)
+    definite("the curvatures", a)
+    are_shares = p.min() >= 0 and np.allclose(p.sum(1), 1)
+    refuse({"the shares of a federation must be at least 0 and have the sum 1": not are_shares})
+    steepest = float(np.linalg.eigvalsh(a).max())
     max_rate = math.floor(100 / steepest) / 100 or 1 / steepest
     within("rate", rate, 0.1 * max_rate, max_rate)
     within("local_steps", local_steps, 1, 100)
@@ -72,11 +69,10 @@ def local_work(
     within("rounds", rounds, 10, 1000)
     return Figure(
         "quadratics.js",
-        "goal.js",
         "local_work.js",
         title="Local work against the resting point",
         alt=(
-            "Interactive figure: clients with quadratic losses on a plane, their joint optimum, and the paths of federated "
+            "clients with quadratic losses on a plane, their joint optimum, and the paths of federated "
             "averaging and of SCAFFOLD over the rounds; beside it their distances from the joint optimum. With one local step "
             "both end there. With more, federated averaging comes to rest elsewhere, and SCAFFOLD still ends at the joint "
             "optimum, first in fewer rounds, then in more."
@@ -85,7 +81,7 @@ def local_work(
         colours={"client": COLOURS["grey"], "fedavg": look_colour("joint"), "scaffold": look_colour("maml")},
         settings={
             "federations": [
-                {"curvatures": c.round(6).tolist(), "bottoms": b.round(6).tolist(), "shares": s.tolist()}
+                {"curvatures": stored(c, 6), "bottoms": stored(b, 6), "shares": s.tolist()}
                 for c, b, s in zip(a, w, p)
             ],
             "start": theta.tolist(),

@@ -1,11 +1,10 @@
 // A multilayer perceptron with ReLU between its layers, its mean squared error, and gradient descent on it.
 
-// The float32 numbers of all layers in order, weight (row by row) before bias, in base64.
+// All layers in order, weight (row by row) before bias.
 function unpack(sizes, packed) {
-  const bytes = Uint8Array.from(atob(packed), (letter) => letter.charCodeAt(0));
-  const view = new DataView(bytes.buffer);
-  let offset = 0;
-  const take = (count) => Float64Array.from({ length: count }, () => view.getFloat32((offset += 4) - 4, true));
+  const numbers = unpackFloats(packed);
+  let at = 0;
+  const take = (count) => numbers.slice(at, (at += count));
   return sizes.slice(1).map((rows, i) => ({ rows, columns: sizes[i], weight: take(rows * sizes[i]), bias: take(rows) }));
 }
 

@@ -36,7 +36,7 @@ function rollOut({ K, b }, goal, noise, { horizon, noise: sigma, limit }) {
 }
 
 function meanCost(episodes) {
-  return episodes.reduce((sum, { costs }) => sum + costs.reduce((a, b) => a + b), 0) / episodes.length;
+  return mean(episodes.map(({ costs }) => costs.reduce((a, b) => a + b)));
 }
 
 // One step along REINFORCE: an action is charged for the costs that follow, less their mean over the episodes.
@@ -82,33 +82,29 @@ function render({ model, el }) {
   const { policy, world, goals, gains, inner_lr: innerLr, reach } = model.get("settings");
   const side = reach * 1.24;
   const plane = new Plane({ label: "The plane, the goal and the paths", x: [-side, side], y: [-side, side], equal: true, aspect: 0.9, grid: false, xLabel: "x", yLabel: "y" });
-  const square = shape("path", { class: "maml-line maml-quiet maml-dashed" });
-  const before = shape("path", { class: "maml-line maml-thin", style: colour("before") });
-  const after = shape("path", { class: "maml-line maml-thin", style: colour("maml") });
-  const stars = goals.map(() => shape("path", { d: star(9), class: "maml-dot", style: colour("soft") }));
-  plane.inside.append(square, ...stars, before, after);
-  const judge = normals(-2, TRIALS * world.horizon * 2);  // the same for every policy; no reader's seed is below 0
+  const square = plane.line("soft", "quiet", "dashed");
+  const stars = goals.map(() => plane.mark("soft", "star", 9));
+  const [before, after] = [plane.line("before", "thin"), plane.line("maml", "thin")];
+  const trial = normals(-2, TRIALS * world.horizon * 2);  // the same for every policy; no reader's seed is below 0
 
-  const placed = (place) => store(model, { goal: place.map((value) => clamp(Math.round(value * 1000) / 1000, [-reach, reach])) });
-  const grip = handle(plane, { label: "goal", look: "goal", glyph: "cross", step: 0.02, moved: placed });
+  const placed = (place) => store(model, { goal: place.map((value) => clamp(rounded(value), [-reach, reach])) });
+  const grip = handle(plane, { label: "goal", look: "goal", kind: "cross", step: 0.02, moved: placed });
   plane.svg.style.cursor = "pointer";
   plane.svg.addEventListener("click", (event) => {
     if (grip.node.contains(event.target)) return;
     const place = plane.under(event);
-    const far = ([x, y]) => Math.hypot(x - place[0], y - place[1]);
-    const nearest = goals.reduce((a, b) => (far(b) < far(a) ? b : a), goals[0]);
-    placed(far(nearest) < 0.12 * reach ? nearest : place);
+    const nearest = goals.reduce((a, b) => (distance(b, place) < distance(a, place) ? b : a));
+    placed(distance(nearest, place) < 0.12 * reach ? nearest : place);
   });
-  let asked = goals.findIndex(([x, y]) => Math.hypot(x - model.get("goal")[0], y - model.get("goal")[1]) < 1e-3);
+  let asked = goals.findIndex((place) => distance(place, model.get("goal")) < 1e-3);
   const said = finding();
   const costs = table(["policy", "mean cost"], `Over ${TRIALS} episodes, the same noise for all`);
 
   begin(
-    model, el,
+    model, el, "click or drag the goal",
     plane.frame,
     key([["goal", "cross", "the goal, yours to move"], ["before", "line", "support rollouts, before"], ["maml", "line", "five episodes after the step"], ["soft", "star", `${goals.length} goals to click`]]),
-    element(
-      "div", { class: "maml-controls" },
+    controls(
       slider(model, "rollouts", { label: "rollouts", min: 2, max: 60, step: 1, format: String }),
       button("New rollouts", () => store(model, { seed: model.get("seed") + 1 })),
       button("Next goal", () => placed(goals[(asked = (asked + 1) % goals.length)])),
@@ -116,24 +112,22 @@ function render({ model, el }) {
     said.node,
     costs.node,
   );
-  el.querySelector(".maml-hint").textContent = "click or drag the goal";
-
-  keepDrawn(model, ["goal", "seed", "rollouts"], [plane], () => {
-    const [goal, seed, rollouts] = ["goal", "seed", "rollouts"].map((name) => model.get(name));
+  keepDrawn(model, el, ["goal", "seed", "rollouts"], [plane], ({ goal, seed, rollouts }) => {
     const { support, adapted } = adaptTo(policy, goal, seed, rollouts, world, innerLr);
-    const trials = rollOut(adapted, goal, judge, world);
-    const others = Array.from({ length: DRAWS }, (_, i) => meanCost(rollOut(adaptTo(policy, goal, 1000000 + i, rollouts, world, innerLr).adapted, goal, judge, world)));
-    const cost = { before: meanCost(rollOut(policy, goal, judge, world)), after: meanCost(trials), oracle: oracleCost(gains, goal, judge, world) };
+    const tried = (policy) => rollOut(policy, goal, trial, world);
+    const others = range(DRAWS, (i) => meanCost(tried(adaptTo(policy, goal, 1000000 + i, rollouts, world, innerLr).adapted)));
+    const trials = tried(adapted);
+    const cost = { before: meanCost(tried(policy)), after: meanCost(trials), oracle: oracleCost(gains, goal, trial, world) };
     const lower = others.filter((value) => value < cost.before).length;
 
     put(square, { d: plane.path([[-reach, -reach], [reach, -reach], [reach, reach], [-reach, reach], [-reach, -reach]]) });
-    stars.forEach((node, i) => put(node, { transform: `translate(${plane.at(...goals[i]).map((value) => value.toFixed(2)).join(" ")})` }));
+    stars.forEach((node, i) => plane.put(node, goals[i]));
     put(before, { d: support.map(({ path }) => plane.path(path)).join("") });
     put(after, { d: trials.slice(0, 5).map(({ path }) => plane.path(path)).join("") });
     grip.show(...goal, `goal at ${point(goal, 3)}`);
     costs.fill([["before", "before the step", cost.before.toFixed(2)], ["maml", "after the step", cost.after.toFixed(2)], ["oracle", "told the goal", cost.oracle.toFixed(2)]]);
     said.say(
-      `Goal ${point(goal)}: a step on ${rollouts} rollouts (draw ${seed + 1}) takes the cost from ${cost.before.toFixed(2)} to ${cost.after.toFixed(2)}; told the goal it is ${cost.oracle.toFixed(2)}. ` +
+      `Goal ${point(goal)}: a step on ${counted(rollouts, "rollout")} (draw ${seed + 1}) takes the cost from ${cost.before.toFixed(2)} to ${cost.after.toFixed(2)}; told the goal it is ${cost.oracle.toFixed(2)}. ` +
         `Other rollouts of the same number end between ${Math.min(...others).toFixed(2)} and ${Math.max(...others).toFixed(2)}; ${lower} of ${DRAWS} lower the cost.`,
     );
   });

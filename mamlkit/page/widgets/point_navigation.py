@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
+from mamlkit.page.widgets.figure import Figure, finite, look_colour, stored, within
 
 
 def point_navigation(
@@ -52,16 +52,10 @@ def point_navigation(
         and places.shape[1:] == (2,)
         and len(places) > 0
     )
-    finite = all(np.isfinite(part).all() for part in (K, b, places))
-    refuse(
-        {
-            f"policy and goals have shapes {K.shape}, {b.shape} and {places.shape}; give (2, 2), (2,) and (n, 2)": not fits,
-            "policy and goals must be finite; one of their numbers is not": not finite,
-            f"a goal lies outside ±{reach:g}; move it or widen reach": fits
-            and finite
-            and np.abs(places).max() > reach,
-        }
-    )
+    shapes = f"{K.shape}, {b.shape} and {places.shape}"
+    refuse({f"policy and goals have shapes {shapes}; give (2, 2), (2,) and (n, 2)": not fits})
+    finite("policy and goals", K, b, places)
+    refuse({f"a goal lies outside ±{reach:g}; move it or widen reach": np.abs(places).max() > reach})
     within("inner_lr", inner_lr, 0.0, 10.0)
     within("horizon", horizon, 1, 100)
     within("noise", noise, 1e-6, 10.0)
@@ -71,7 +65,7 @@ def point_navigation(
         "point_navigation.js",
         title="One step towards a goal that only the cost tells",
         alt=(
-            "Interactive figure: a square of the plane with a goal that one clicks or drags. A policy rolls out "
+            "a square of the plane with a goal that one clicks or drags. A policy rolls out "
             "from the origin, takes one REINFORCE step, and rolls out again; its cost before and after stands "
             "beside that of an oracle. Before the step the paths stay around the origin, after it they head "
             "for the goal, and how well depends on the luck of the rollouts, less so with more of them."
@@ -83,12 +77,12 @@ def point_navigation(
             **{k: look_colour(k) for k in ("maml", "oracle")},
         },
         settings={
-            "policy": {"K": K.round(6).tolist(), "b": b.round(6).tolist()},
+            "policy": {"K": stored(K, 6), "b": stored(b, 6)},
             "world": {"horizon": horizon, "noise": noise, "limit": limit},
-            "goals": places.round(3).tolist(),
+            "goals": stored(places, 3),
             "gains": list(gains),
             "inner_lr": float(inner_lr),
             "reach": float(reach),
         },
-        state={"goal": places[0].round(3).tolist(), "seed": 0, "rollouts": rollouts},
+        state={"goal": stored(places[0], 3), "seed": 0, "rollouts": rollouts},
     )

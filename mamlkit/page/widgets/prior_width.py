@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
+from mamlkit.page.widgets.figure import Figure, around, finite, look_colour, stored, within
 
 
 def prior_width(
@@ -44,28 +44,19 @@ def prior_width(
     places = [np.asarray(place, dtype=float) for place in (centre, fit)]
     shapes = " and ".join(str(place.shape) for place in places)
     flat = all(place.shape == (2,) for place in places)
-    refuse(
-        {
-            f"centre and fit have shapes {shapes}; give 2 coordinates each": not flat,
-            "centre and fit must be finite; one of their numbers is not": not all(
-                np.isfinite(place).all() for place in places
-            ),
-        }
-    )
+    refuse({f"centre and fit have shapes {shapes}; give 2 coordinates each": not flat})
+    finite("centre and fit", *places)
     within("n", n, 1, 1000)
     within("inner_lr", inner_lr, 0.01, 0.25)
     within("inner_steps", inner_steps, 1, 20)
     within("width", width, 0.01, 3.0)
     within("unevenness", unevenness, 0.0, 0.9)
     within("turn", turn, -np.pi, np.pi)
-    low, high = np.min(places, axis=0), np.max(places, axis=0)
-    middle, reach = (low + high) / 2, 0.8 + 0.6 * float((high - low).max())
     return Figure(
-        "goal.js",
         "prior_width.js",
         title="Steps against prior width",
         alt=(
-            "Interactive figure: a plane of weights with a centre, the fit to a task alone, the place where K gradient steps "
+            "a plane of weights with a centre, the fit to a task alone, the place where K gradient steps "
             "from the centre end, and the posterior mean under a normal prior around the centre. The prior that the steps "
             "stand for is drawn as an ellipse, the one that one dials as a circle. With uneven inputs no circle is the "
             "ellipse; with even ones a single width makes the two priors, and the two answers, one."
@@ -78,17 +69,16 @@ def prior_width(
             "fit": COLOURS["vermillion"],
         },
         settings={
-            "centre": places[0].round(3).tolist(),
+            "centre": stored(places[0], 3),
             "n": n,
             "turn": float(turn),
-            "x": [middle[0] - reach, middle[0] + reach],
-            "y": [middle[1] - reach, middle[1] + reach],
+            **around(*places, margin=0.8, share=0.6),
             "max_inner_lr": 0.25,
             "max_steps": 20,
             "max_width": 3.0,
         },
         state={
-            "fit": places[1].round(3).tolist(),
+            "fit": stored(places[1], 3),
             "inner_lr": float(inner_lr),
             "inner_steps": inner_steps,
             "width": float(width),

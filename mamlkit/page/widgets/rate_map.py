@@ -9,14 +9,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
-
-LABELS = {
-    "maml": "MAML",
-    "joint": "joint training",
-    "fomaml": "first-order MAML",
-    "scratch": "random initialisation",
-}
+from mamlkit.page.widgets.figure import Figure, look_colour, named, within
 
 
 def rate_map(
@@ -85,13 +78,11 @@ def rate_map(
     within("n_tasks", n_tasks, 1, 10**9)
     within("rate", rate, 0, len(a) - 1)
     within("inner_steps", inner_steps, 0, one[2] - 1)
-    called = {**LABELS, **(labels or {})}
     return Figure(
-        "goal.js",
         "rate_map.js",
         title="The loss after adaptation, over rates and steps",
         alt=(
-            "Interactive figure: a map of cells, inner rate across and number of steps up, coloured by the mean loss after "
+            "a map of cells, inner rate across and number of steps up, coloured by the mean loss after "
             "adaptation; beside it the path of losses that leads to the chosen cell. From MAML's start the loss is least at the "
             "rate it was trained with, and to its right begins a region in which adapting is worse than no step, wider the more "
             "steps are taken. From a jointly trained start the map is shallow and that region begins later."
@@ -104,12 +95,7 @@ def rate_map(
         },
         settings={
             "starts": [
-                {
-                    "look": name,
-                    "label": called.get(name, name.replace("_", " ")),
-                    "losses": _short(table).tolist(),
-                }
-                for name, table in tables.items()
+                {**named(name, labels), "losses": _short(table).tolist()} for name, table in tables.items()
             ],
             "rates": _short(a).tolist(),
             "trained_at": float(trained_at),

@@ -11,23 +11,20 @@ function weighedPoint(weights, normals, offsets) {
   return commonOptimum(curvatures, normals.map((n, i) => n.map((a) => offsets[i] * a)));
 }
 
-function meanSquaredDistance([x, y], normals, offsets) {
-  return normals.reduce((sum, n, i) => sum + (n[0] * x + n[1] * y - offsets[i]) ** 2, 0) / normals.length;
+function meanSquaredDistance(place, normals, offsets) {
+  return normals.reduce((sum, n, i) => sum + (dot(n, place) - offsets[i]) ** 2, 0) / normals.length;
 }
 
 function render({ model, el }) {
   const { normals, offsets, quiet, max_steps: maxSteps } = model.get("settings");
   const nearest = weighedPoint(normals.map(() => 1), normals, offsets);
-  const counts = Array.from({ length: maxSteps }, (_, i) => i + 1);
   const plane = new Plane({ label: "The plane of parameters", x: [nearest[0] - 0.8, nearest[0] + 0.8], y: [nearest[1] - 0.6, nearest[1] + 0.75], equal: true, aspect: 0.8, xLabel: "θ₁", yLabel: "θ₂", grid: false });
-  const lines = normals.map((_, i) => plane.inside.appendChild(shape("path", { class: "maml-line", style: colour(i ? "soft" : "loud") })));
-  const path = plane.inside.appendChild(shape("path", { class: "maml-line maml-thin", style: colour("reptile") }));
+  const lines = normals.map((_, i) => plane.line(i ? "soft" : "loud"));
+  const path = plane.line("reptile", "thin");
   const dots = plane.inside.appendChild(shape("g", { style: colour("reptile") }));
-  const square = plane.inside.appendChild(shape("rect", { x: -6, y: -6, width: 12, height: 12, class: "maml-dot maml-outlined", style: colour("joint") }));
-  const target = plane.inside.appendChild(shape("path", { d: star(10), class: "maml-dot maml-outlined", style: colour("nearest") }));
+  const [square, target] = [plane.mark("joint", "square", 6), plane.mark("nearest", "star", 10)];
   const take = (steps) => store(model, { inner_steps: clamp(steps, [1, maxSteps]) });
   let rests = [];
-  const away = (place, [x, y]) => Math.hypot(place[0] - x, place[1] - y);
   const grip = handle(plane, {
     label: "resting point",
     look: "reptile",
@@ -44,26 +41,22 @@ function render({ model, el }) {
   const shares = table(["task", "loudness", "share of the way", "of the first's"], "How far K inner steps go into each task: these are the weights of the resting point");
 
   begin(
-    model, el,
+    model, el, "drag the resting point",
     plane.frame,
     key([["loud", "line", "solutions of the first task"], ["soft", "line", "of the others"], ["joint", "square", "joint optimum"], ["nearest", "star", "nearest point to all lines"], ["reptile", "dot", `Reptile, 1 to ${maxSteps} steps`]]),
-    element(
-      "div", { class: "maml-controls" },
+    controls(
       slider(model, "inner_steps", { label: "steps K", min: 1, max: maxSteps, step: 1, format: String }),
-      slider(model, "inner_lr", { label: "rate α", min: 0.05, max: 0.45, step: 0.01, format: (value) => value.toFixed(2) }),
-      slider(model, "loudness", { label: "loudness", min: 0.2, max: 1, step: 0.05, format: (value) => value.toFixed(2) }),
+      slider(model, "inner_lr", { label: "rate α", min: 0.05, max: 0.45, step: 0.01, format: fixed(2) }),
+      slider(model, "loudness", { label: "loudness", min: 0.2, max: 1, step: 0.05, format: fixed(2) }),
     ),
     said.node,
     aim.node,
     shares.node,
   );
-  el.querySelector(".maml-hint").textContent = "drag the resting point";
-
-  keepDrawn(model, ["inner_steps", "inner_lr", "loudness"], [plane], () => {
-    const [steps, innerLr, first] = ["inner_steps", "inner_lr", "loudness"].map((name) => model.get(name));
+  keepDrawn(model, el, ["inner_steps", "inner_lr", "loudness"], [plane], ({ inner_steps: steps, inner_lr: innerLr, loudness: first }) => {
     const loudness = [first, ...quiet];
     const weights = (K) => loudness.map((loud) => shareOfWay(loud, innerLr, K));
-    rests = counts.map((K) => weighedPoint(weights(K), normals, offsets));
+    rests = range(maxSteps, (i) => weighedPoint(weights(i + 1), normals, offsets));
     const [rest, joint] = [rests[steps - 1], weighedPoint(loudness.map((loud) => loud ** 2), normals, offsets)];
 
     lines.forEach((node, i) => {
@@ -72,19 +65,17 @@ function render({ model, el }) {
       node.style.strokeWidth = String(1 + 4 * loudness[i]);
     });
     put(path, { d: plane.path(rests) });
-    dots.replaceChildren(...rests.map((place) => {
-      const [cx, cy] = plane.at(...place);
-      return shape("circle", { cx, cy, r: 2.5, class: "maml-dot" });
-    }));
-    for (const [node, place] of [[square, joint], [target, nearest]]) put(node, { transform: `translate(${plane.at(...place).map((value) => value.toFixed(2)).join(" ")})` });
-    grip.show(...rest, `resting point at ${point(rest)} with ${steps} inner step${steps > 1 ? "s" : ""}`);
+    dots.replaceChildren(...plane.dots(rests, 2.5));
+    plane.put(square, joint);
+    plane.put(target, nearest);
+    grip.show(...rest, `resting point at ${point(rest)} with ${counted(steps, "inner step")}`);
     shares.fill(weights(steps).map((share, i) => [i ? "soft" : "loud", i ? `quiet ${i}` : "first", loudness[i].toFixed(2), share.toFixed(3), (share / weights(steps)[0]).toFixed(2)]));
-    const off = away(rest, nearest);
+    const off = distance(rest, nearest);
     aim.reached(off <= 0.03 && steps <= 25);
-    const distance = (place) => number(meanSquaredDistance(place, normals, offsets));
+    const fit = (place) => number(meanSquaredDistance(place, normals, offsets));
     said.say(
-      `${steps} inner step${steps > 1 ? "s" : ""} of ${innerLr.toFixed(2)}: Reptile rests at ${point(rest)}, ${steps === 1 ? "the joint optimum," : `${number(away(rest, joint))} from the joint optimum and`} ${number(off)} from the nearest point. ` +
-        `Mean squared distance to the lines: here ${distance(rest)}, joint ${distance(joint)}, nearest ${distance(nearest)}.`,
+      `${counted(steps, "inner step")} of ${innerLr.toFixed(2)}: Reptile rests at ${point(rest)}, ${steps === 1 ? "the joint optimum," : `${number(distance(rest, joint))} from the joint optimum and`} ${number(off)} from the nearest point. ` +
+        `Mean squared distance to the lines: here ${fit(rest)}, joint ${fit(joint)}, nearest ${fit(nearest)}.`,
     );
   });
 }

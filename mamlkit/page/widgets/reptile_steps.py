@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
+from mamlkit.page.widgets.figure import Figure, finite, look_colour, stored, within
 
 
 def reptile_steps(
@@ -33,21 +33,18 @@ def reptile_steps(
     """
     n, o, loud = (np.asarray(given, dtype=float) for given in (normals, offsets, loudness))
     fits = n.ndim == 2 and n.shape[1:] == (2,) and len(n) >= 2 and o.shape == loud.shape == n.shape[:1]
-    finite = all(np.isfinite(part).all() for part in (n, o, loud))
     refuse(
         {
             f"normals, offsets and loudness have shapes {n.shape}, {o.shape} and {loud.shape}; give (n_tasks, 2), (n_tasks,) "
             "and (n_tasks,) for 2 tasks at least": not fits,
-            "normals, offsets and loudness must be finite; one of their numbers is not": not finite,
         }
     )
+    finite("normals, offsets and loudness", n, o, loud)
+    thinnest = np.linalg.svd(n, compute_uv=False)[-1]
     refuse(
         {
             "each of normals must have length 1; divide it by its norm": not np.allclose((n**2).sum(1), 1),
-            "the normals lie on one line, so no single point is nearest; turn one of them": np.linalg.svd(n)[
-                1
-            ][-1]
-            < 1e-3,
+            "the normals lie on one line, so no single point is nearest; turn one of them": thinnest < 1e-3,
         }
     )
     for each in loud:
@@ -56,11 +53,10 @@ def reptile_steps(
     within("inner_lr", inner_lr, 0.05, 0.45)
     return Figure(
         "quadratics.js",
-        "goal.js",
         "reptile_steps.js",
         title="Inner steps against the resting point",
         alt=(
-            "Interactive figure: lines of solutions of a few tasks, one of them with a steep loss, and the point where Reptile "
+            "lines of solutions of a few tasks, one of them with a steep loss, and the point where Reptile "
             "rests. With one inner step that is the joint optimum, close to the steep task's line; with more it moves along a "
             "path to the point nearest to all lines, where steepness no longer counts."
         ),
@@ -72,9 +68,9 @@ def reptile_steps(
             "loud": COLOURS["ochre"],
         },
         settings={
-            "normals": n.round(6).tolist(),
-            "offsets": o.round(6).tolist(),
-            "quiet": loud[1:].round(6).tolist(),
+            "normals": stored(n, 6),
+            "offsets": stored(o, 6),
+            "quiet": stored(loud[1:], 6),
             "max_steps": 60,
         },
         state={"inner_steps": inner_steps, "inner_lr": float(inner_lr), "loudness": float(loud[0])},

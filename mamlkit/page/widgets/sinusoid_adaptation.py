@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
-import torch
 
-from mamlkit.calls import refuse
-from mamlkit.page.widgets.figure import Figure, look_colour, within
+from mamlkit.page.widgets.figure import Figure, look_colour, named, within
+from mamlkit.page.widgets.mlp import packed
 from mamlkit.tasks import Params
-
-LABELS = {
-    "maml": "MAML",
-    "fomaml": "first-order MAML",
-    "joint": "joint training",
-    "scratch": "random initialisation",
-}
 
 
 def sinusoid_adaptation(
@@ -65,7 +54,6 @@ def sinusoid_adaptation(
         raise ValueError(f"inner_lr has no rate for {', '.join(missing)}; give one to each network")
     for name, rate in rates.items():
         within(f"inner_lr of {name}", rate, 0.0, 10.0)
-    called = {**LABELS, **(labels or {})}
     state = {
         "amplitude": float(amplitude),
         "phase": float(phase),
@@ -79,7 +67,7 @@ def sinusoid_adaptation(
         "sinusoid_adaptation.js",
         title="Adapt to a new sinusoid",
         alt=(
-            "Interactive figure: a sinusoid, a few support points on it, and the curve of each network "
+            "a sinusoid, a few support points on it, and the curve of each network "
             "before and after gradient steps on those points. A meta-trained network bends to the sinusoid "
             "within a step or two, also where it has seen no point; a baseline hardly moves."
         ),
@@ -87,12 +75,7 @@ def sinusoid_adaptation(
         colours={look: look_colour(look) for look in (*networks, "truth", "support")},
         settings={
             "networks": [
-                {
-                    "look": name,
-                    "label": called.get(name, name.replace("_", " ")),
-                    "inner_lr": float(rates[name]),
-                    **packed(name, params),
-                }
+                {**named(name, labels), "inner_lr": float(rates[name]), **packed(name, params)}
                 for name, params in networks.items()
             ],
             "max_steps": max_steps,
@@ -100,30 +83,3 @@ def sinusoid_adaptation(
         },
         state=state,
     )
-
-
-def packed(name: str, params: Params) -> dict[str, Any]:
-    tensors = [tensor.detach().cpu() for tensor in params.values()]
-    shapes = [tuple(tensor.shape) for tensor in tensors]
-    weights, biases = shapes[0::2], shapes[1::2]
-    layers = (
-        len(shapes) >= 2
-        and len(weights) == len(biases)
-        and all(len(weight) == 2 and bias == weight[:1] for weight, bias in zip(weights, biases))
-        and all(left[0] == right[1] for left, right in itertools.pairwise(weights))
-        and weights[0][1] == weights[-1][0] == 1
-    )
-    refuse(
-        {
-            f"the parameters of {name} have shapes {shapes}; give weight and bias of each linear layer in order, "
-            "from 1 input to 1 output": not layers,
-            f"the parameters of {name} are not all finite; check its training before showing it": not all(
-                tensor.float().isfinite().all() for tensor in tensors
-            ),
-        }
-    )
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).float()
-    return {
-        "sizes": [1, *(rows for rows, _ in weights)],
-        "weights": base64.b64encode(flat.numpy().astype("<f4").tobytes()).decode(),
-    }

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from mamlkit.calls import refuse
-from mamlkit.page.widgets.figure import Figure, look_colour, within
-from mamlkit.page.widgets.sinusoid_adaptation import packed
+from mamlkit.page.widgets.figure import Figure, look_colour, stored, within
+from mamlkit.page.widgets.mlp import columns, packed
 from mamlkit.tasks import Params, Task
 
 
@@ -31,29 +30,16 @@ def spring_strength(
         strength: λ at first; the reader's is `figure.strength`.
         cg_steps: k at first, 1 to 15; the reader's is `figure.cg_steps`.
     """
-    parts = [part.detach().cpu().double() for batch in task for part in batch]
-    shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-    columns = all(part.dim() == 2 and part.shape[1] == 1 and len(part) for part in parts)
-    refuse(
-        {
-            f"inputs and targets have shapes {shapes}; give (n, 1) for each, of one task": not columns
-            or len(parts[0]) != len(parts[1])
-            or len(parts[2]) != len(parts[3]),
-            "inputs and targets must be finite; one of their numbers is not": not all(
-                part.isfinite().all() for part in parts
-            ),
-        }
-    )
+    parts = columns(task, "(n, 1)")
     within("weakest", weakest, 0.01, 1e3)
     within("strongest", strongest, 2 * weakest, 1e4)
     within("strength", strength, weakest, strongest)
     within("cg_steps", cg_steps, 1, 15)
     return Figure(
-        "goal.js",
         "spring_strength.js",
         title="The spring and the price of its gradient",
         alt=(
-            "Interactive figure: the error of the implicit meta-gradient against the strength of the spring, after a number of "
+            "the error of the implicit meta-gradient against the strength of the spring, after a number of "
             "conjugate gradient steps, and the function of the network at the inner optimum. A strong spring holds the "
             "function where it starts and needs a step or two; a weak one lets it come to the support points, and needs many."
         ),
@@ -66,7 +52,7 @@ def spring_strength(
         },
         settings={
             **packed("params", params),
-            "task": [part.flatten().numpy().round(4).tolist() for part in parts],
+            "task": [stored(part[:, 0], 4) for part in parts],
             "weakest": float(weakest),
             "strongest": float(strongest),
             "max_steps": 15,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mamlkit.calls import refuse
-from mamlkit.page.widgets.figure import TASK_COLOURS, Figure, look_colour
+from mamlkit.page.widgets.figure import TASK_COLOURS, Figure, around, definite, finite, look_colour
 
 
 def two_tasks(
@@ -45,28 +45,23 @@ def two_tasks(
         )
     start = w.mean(axis=0) if theta is None else np.asarray(theta, dtype=float)
     names = [f"task {i + 1}" for i in range(n)] if names is None else list(names)
-    finite = np.isfinite(w).all() and np.isfinite(a).all()
-    eigenvalues = np.linalg.eigvalsh(a) if finite else np.zeros(1)
-    definite = np.allclose(a, a.transpose(0, 2, 1)) and eigenvalues.min() > 0
+    finite("optima and curvatures", w, a)
+    definite("the curvatures", a)
     on_plane = start.shape == (2,) and np.isfinite(start).all()
     is_step = 0 <= inner_lr < np.inf
     refuse(
         {
-            "optima and curvatures must be finite; one of their numbers is not": not finite,
-            f"each curvature must be symmetric with positive eigenvalues, got {a.tolist()}; use B @ B.T + I": not definite,
             f"theta is {start.tolist()}; give 2 finite coordinates": not on_plane,
             f"inner_lr={inner_lr} is not a step size; it must be finite and at least 0": not is_step,
             f"{len(names)} names for {n} tasks; give one each": len(names) != n,
         }
     )
-    low, high = np.vstack([w, start]).min(axis=0), np.vstack([w, start]).max(axis=0)
-    middle, reach = (low + high) / 2, 1.5 + 0.6 * float((high - low).max())
     return Figure(
         "quadratics.js",
         "two_tasks.js",
         title=f"{['One', 'Two', 'Three', 'Four', 'Five'][n - 1]} quadratic task{'s' * (n > 1)}, one initialisation",
         alt=(
-            "Interactive figure: ellipses of equal loss of quadratic tasks on a plane, an initialisation θ "
+            "ellipses of equal loss of quadratic tasks on a plane, an initialisation θ "
             "that one drags, and an arrow for each task's inner step. The optimum of joint training and "
             "the optimum of MAML coincide at step size 0 and part as it grows, because MAML leaves the "
             "steep directions to the inner step."
@@ -78,10 +73,9 @@ def two_tasks(
         },
         settings={
             "curvatures": a.tolist(),
-            "x": [middle[0] - reach, middle[0] + reach],
-            "y": [middle[1] - reach * 0.75, middle[1] + reach * 0.75],
+            **around(w, start, margin=1.5, share=0.6, flatter=0.75),
             "names": names,
-            "max_inner_lr": max(float(inner_lr), round(0.95 / float(eigenvalues.max()), 4)),
+            "max_inner_lr": max(float(inner_lr), round(0.95 / float(np.linalg.eigvalsh(a).max()), 4)),
         },
         state={"optima": w.tolist(), "theta": start.tolist(), "inner_lr": float(inner_lr)},
     )

@@ -6,8 +6,8 @@ function withNumbers(layers, change) {
 
 // (1 − share) a + share b
 function mixed(a, b, share) {
-  const mean = (p, q) => p.map((value, i) => (1 - share) * value + share * q[i]);
-  return withNumbers(a, ({ weight, bias }, depth) => ({ weight: mean(weight, b[depth].weight), bias: mean(bias, b[depth].bias) }));
+  const mix = (p, q) => p.map((value, i) => (1 - share) * value + share * q[i]);
+  return withNumbers(a, ({ weight, bias }, depth) => ({ weight: mix(weight, b[depth].weight), bias: mix(bias, b[depth].bias) }));
 }
 
 // The same function with the units of each hidden layer in the given order.
@@ -20,7 +20,7 @@ function shuffled(layers, orders) {
 }
 
 function meanSquare(layers, xs, ys) {
-  return predict(layers, xs).reduce((sum, value, n) => sum + (value - ys[n]) ** 2, 0) / xs.length;
+  return mean(predict(layers, xs).map((value, n) => (value - ys[n]) ** 2));
 }
 
 // The two networks at the ends of the line: 0 a network and its twin, 1 from two starts, 2 from one start on every other point.
@@ -35,42 +35,36 @@ function render({ model, el }) {
   const { sizes, starts: given, orders, tasks, inner_lr: innerLr, inner_steps: innerSteps, max_more: maxMore } = model.get("settings");
   const starts = given.map((weights) => unpack(sizes, weights));
   const names = ["a network and its shuffled twin", "networks from two MAML starts", "networks from one MAML start"];
-  const places = Array.from({ length: 41 }, (_, i) => i / 40);
-  const xs = Array.from({ length: 101 }, (_, i) => -5 + i / 10);
+  const places = range(41, (i) => i / 40);
+  const xs = range(101, (i) => -5 + i / 10);
   const height = (error) => clamp(Math.log10(error), [-3, 2]);
-  const powers = (value) => ({ "-2": "0.01", "-1": "0.1", 0: "1", 1: "10" })[Math.round(value * 100) / 100] ?? "";
-  const line = new Plane({ label: "Error on the line between the two networks, on a logarithmic scale", x: [0, 1], y: [-2.4, 1.5], aspect: 0.78, xLabel: "from one network (0) to the other (1)", yLabel: "mean squared error", yTick: powers });
+  const power = (exponent) => (exponent === Math.round(exponent) ? tick(10 ** exponent) : "");
+  const line = new Plane({ label: "Error on the line between the two networks, on a logarithmic scale", x: [0, 1], y: [-2.4, 1.5], aspect: 0.78, xLabel: "from one network (0) to the other (1)", yLabel: "mean squared error", yTick: power });
   const drawing = new Plane({ label: "The sinusoid and what the networks say", x: [-5, 5], y: [-6, 6], aspect: 0.78, xLabel: "x", yLabel: "y" });
-  const path = (plane, look, style = "") => plane.inside.appendChild(shape("path", { class: `maml-line ${style}`, style: colour(look) }));
-  const curves = { start: path(line, "start", "maml-thin maml-dashed"), after: path(line, "after"), mix: path(line, "mix") };
-  const functions = { truth: path(drawing, "truth", "maml-thin"), start: path(drawing, "start", "maml-thin maml-dashed"), after: path(drawing, "after"), mix: path(drawing, "mix") };
-  const points = drawing.inside.appendChild(shape("g", { style: colour("truth") }));
-  const [stepped] = [line.inside.appendChild(shape("circle", { r: 5, class: "maml-dot maml-outlined", style: colour("after") }))];
+  const curves = { start: line.line("start", "thin", "dashed"), after: line.line("after"), mix: line.line("mix") };
+  const functions = { truth: drawing.line("truth", "thin"), start: drawing.line("start", "thin", "dashed"), after: drawing.line("after"), mix: drawing.line("mix") };
+  const points = tasks[0][0].map(() => drawing.mark("truth", "triangle", 7));
+  const stepped = line.mark("after", "dot", 5);
   const choose = (share) => store(model, { share: Math.round(clamp(share, [0, 1]) * 100) / 100 });
   const grip = handle(line, { label: "place on the line", look: "mix", step: 0.02, moved: ([share]) => choose(share), keyed: ([share]) => choose(share) });
   const said = finding();
   const aim = goal("mix half and half (0.45 to 0.55), and let the mix err no more than the worse of its two networks.");
-  const pairs = ["shuffled twin", "two MAML starts", "one MAML start"].map((name, i) => button(name, () => store(model, { pair: i })));
   const memory = {};  // curves by what they depend on
 
   begin(
-    model, el,
-    element("div", { role: "group", "aria-label": "The two networks", style: "display: flex; flex-wrap: wrap; gap: 0.4rem" }, ...pairs),
-    element("div", { class: "maml-row" }, line.frame, drawing.frame),
+    model, el, "drag along the line",
+    choice(model, "pair", "The two networks", ["shuffled twin", "two MAML starts", "one MAML start"].map((name, i) => [i, name])),
+    sideBySide(line, drawing),
     key([["mix", "line", "the mix"], ["after", "line", "after steps from the mix"], ["start", "dashed", "as many steps from MAML's start"], ["truth", "line", "the task"], ["truth", "triangle", "support points"]]),
-    element(
-      "div", { class: "maml-controls" },
-      slider(model, "share", { label: "second's share", min: 0, max: 1, step: 0.01, format: (value) => value.toFixed(2) }),
+    controls(
+      slider(model, "share", { label: "second's share", min: 0, max: 1, step: 0.01, format: fixed(2) }),
       slider(model, "more_steps", { label: "steps from there", min: 0, max: maxMore, step: 1, format: String }),
       button("Next task", () => store(model, { task: (model.get("task") + 1) % tasks.length })),
     ),
     said.node,
     aim.node,
   );
-  el.querySelector(".maml-hint").textContent = "drag along the line";
-
-  keepDrawn(model, ["share", "pair", "more_steps", "task"], [line, drawing], () => {
-    const [share, pair, steps, which] = ["share", "pair", "more_steps", "task"].map((name) => model.get(name));
+  keepDrawn(model, el, ["share", "pair", "more_steps", "task"], [line, drawing], ({ share, pair, more_steps: steps, task: which }) => {
     const [supportX, supportY, queryX, queryY] = tasks[which];
     const error = (layers) => meanSquare(layers, queryX, queryY);
     const step = (layers) => adapt(layers, supportX, supportY, innerLr, steps);
@@ -83,24 +77,15 @@ function render({ model, el }) {
     const after = step(mix);
     const [here, next, reference] = [mix, after, fromStart].map(error);
 
-    pairs.forEach((node, i) => {
-      node.setAttribute("aria-pressed", String(i === pair));
-      node.style.borderWidth = i === pair ? "3px" : "1px";
-    });
-    put(curves.mix, { d: line.path(mixes.map((value, i) => [places[i], height(value)])) });
-    put(curves.after, { d: line.path(later.map((value, i) => [places[i], height(value)])) });
+    for (const [name, errors] of [["mix", mixes], ["after", later]]) put(curves[name], { d: line.path(errors.map((value, i) => [places[i], height(value)])) });
     put(curves.start, { d: line.path([[0, height(reference)], [1, height(reference)]]) });
     const order = [...queryX, ...supportX].map((x, n) => [x, [...queryY, ...supportY][n]]).sort(([a], [b]) => a - b);
     put(functions.truth, { d: drawing.path(order) });
     for (const [name, layers] of [["mix", mix], ["after", after], ["start", fromStart]]) {
       put(functions[name], { d: drawing.path(predict(layers, xs).map((y, i) => [xs[i], y])) });
     }
-    points.replaceChildren(...supportX.map((x, n) => {
-      const [across, down] = drawing.at(x, supportY[n]);
-      return shape("path", { d: "M0 -7L6 5H-6Z", transform: `translate(${across.toFixed(2)} ${down.toFixed(2)})`, class: "maml-dot maml-outlined" });
-    }));
-    const [across, down] = line.at(share, height(next));
-    put(stepped, { cx: across.toFixed(2), cy: down.toFixed(2) });
+    points.forEach((node, n) => drawing.put(node, [supportX[n], supportY[n]]));
+    line.put(stepped, [share, height(next)]);
     grip.show(share, height(here), `share ${share.toFixed(2)} of the second network: error ${number(here)}`);
     const worse = Math.max(error(ends[0]), error(ends[1]));
     aim.reached(share >= 0.45 && share <= 0.55 && here <= worse);
@@ -108,7 +93,7 @@ function render({ model, el }) {
     said.say(
       `Task ${which + 1}, ${names[pair]}: they err ${number(error(ends[0]))} and ${number(error(ends[1]))}, their mix at ${share.toFixed(2)} errs ${number(here)}. ` +
         (barrier > 0.1 * worse ? `The line climbs ${number(barrier)} above the worse end: a barrier. ` : "No barrier lies between them. ") +
-        (steps ? `${steps} step${steps > 1 ? "s" : ""} from the mix ${steps > 1 ? "lead" : "leads"} to ${number(next)}, from MAML's start to ${number(reference)}.` : `No step is taken; MAML's start errs ${number(reference)}.`),
+        (steps ? `${counted(steps, "step")} from the mix ${steps > 1 ? "lead" : "leads"} to ${number(next)}, from MAML's start to ${number(reference)}.` : `No step is taken; MAML's start errs ${number(reference)}.`),
     );
   });
 }

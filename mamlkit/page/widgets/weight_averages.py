@@ -8,8 +8,8 @@ from torch import Tensor
 
 from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS
-from mamlkit.page.widgets.figure import Figure, look_colour, within
-from mamlkit.page.widgets.sinusoid_adaptation import packed
+from mamlkit.page.widgets.figure import Figure, look_colour, stored, within
+from mamlkit.page.widgets.mlp import columns, packed
 from mamlkit.tasks import Params, Task
 
 PAIRS = 3
@@ -48,22 +48,17 @@ def weight_averages(
     """
     within("how many starts", len(starts), 2, 2)
     first, second = (packed(f"start {i}", params) for i, params in enumerate(starts, 1))
-    parts = [part.detach().cpu().double() for batch in tasks for part in batch]
-    shapes = ", ".join(str(tuple(part.shape)) for part in parts)
-    fits = all(part.dim() == 3 and part.shape[2] == 1 and part.numel() for part in parts)
-    alike = fits and all(a.shape == b.shape for a, b in (parts[:2], parts[2:])) and parts[0].shape[1] > 1
+    parts = columns(tasks, "(n_tasks, n, 1)")
     hidden, given = first["sizes"][1:-1], [sorted(int(unit) for unit in order) for order in orders]
     refuse(
         {
             f"the starts have layers of {first['sizes']} and {second['sizes']} units; give two of one shape": (
                 first["sizes"] != second["sizes"]
             ),
-            f"inputs and targets have shapes {shapes}; give (n_tasks, n, 1) for each, with 2 support points at least": (
-                not alike or len(parts[0]) != len(parts[2])
+            f"there are {len(parts[0])} support sets and {len(parts[2])} query sets; give both of each task": (
+                len(parts[0]) != len(parts[2])
             ),
-            "inputs and targets must be finite; one of their numbers is not": not all(
-                part.isfinite().all() for part in parts
-            ),
+            "a pair shares the support points; give 2 of each task at least": parts[0].shape[1] < 2,
             f"the orders are no permutations of {hidden} hidden units; use torch.randperm": given
             != [[*range(units)] for units in hidden],
         }
@@ -76,11 +71,10 @@ def weight_averages(
     within("task", task, 0, len(parts[0]) - 1)
     return Figure(
         "mlp.js",
-        "goal.js",
         "weight_averages.js",
         title="Walk from one network to another",
         alt=(
-            "Interactive figure: the error of the weights on the straight line between two networks that have learned a "
+            "the error of the weights on the straight line between two networks that have learned a "
             "sinusoid, before and after gradient steps from there, and the function at the chosen place. Between a network and "
             "its shuffled twin, and between networks from two starts, the error climbs to a barrier that the steps do not "
             "take down; between two networks from one start there is none."
@@ -96,7 +90,7 @@ def weight_averages(
             "sizes": first["sizes"],
             "starts": [first["weights"], second["weights"]],
             "orders": [[int(unit) for unit in order] for order in orders],
-            "tasks": [[p.flatten().numpy().round(4).tolist() for p in of] for of in zip(*parts)],
+            "tasks": [[stored(part[:, 0], 4) for part in task] for task in zip(*parts)],
             "inner_lr": inner_lr,
             "inner_steps": inner_steps,
             "max_more": 10,
