@@ -83,6 +83,7 @@ def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(sho
 
     click(page, "slope")
     red = patients[0]["red"]
+    assert page.get_by_text("bands: all 3 seeds").is_visible()
     assert page.get_by_role("button", name="slope").inner_text().endswith("✗ red" if 0 in red else "✓ green")
     page.keyboard.press(str(number(0, right=False)))
     assert "Not " in said(page)
@@ -207,6 +208,20 @@ def test_the_page_differentiates_twice_as_autodiff_does(front):
     np.testing.assert_allclose(product, hessian(loss)(THETA) @ v, rtol=1e-9, atol=1e-12)
 
 
+def test_on_a_weak_spring_the_page_settles_or_says_that_it_does_not(front):
+    settings = spring().settings
+    wild = "unpackFloats(given.weights).map((value) => 4 * value)"
+    setting = f"given.sizes, {wild}, given.task.slice(0, 2), 0.02, {wild}"
+    slope = "plus(derivatives(given.sizes, phi, given.task.slice(0, 2)).gradient, 0.02, plus(phi, -1, theta))"
+    found = front(spring, f"((theta, phi) => Math.hypot(...{slope}))({wild}, settled({setting}))", **settings)
+
+    assert found < 1e-10
+    with pytest.raises(
+        Exception, match=r"no inner optimum on a spring of strength 0\.02 after 3 Newton steps; give"
+    ):
+        front(spring, f"settled({setting}, 3)", **settings)
+
+
 def test_a_weaker_spring_moves_further_and_needs_more_products(show):
     page = show(spring().html)
     found = []
@@ -289,6 +304,7 @@ hurt = {
     "early": (waves["early"][0] * np.nan, waves["early"][1]),
     "late": waves["late"],
 }
+fewer = {name: (printed[:2], examined[:2]) for name, (printed, examined) in plants.items()}
 examine = partial(widgets.bug_clinic, tests=["slope", "close", "order_of"], red=RED, says=SAYS)
 mix = partial(widgets.weight_averages, tasks=wave(2), orders=ORDERS, inner_lr=0.02)
 lines = partial(widgets.reptile_steps, offsets=OFFSETS, loudness=LOUDNESS)
@@ -300,6 +316,7 @@ lines = partial(widgets.reptile_steps, offsets=OFFSETS, loudness=LOUDNESS)
         (lambda: examine({"waves": {"well": waves["well"]}}), "there are 0 patients; give each ward a healthy"),
         (lambda: examine({"waves": bad}), r"curves of early have shapes \(3, 40\) and \(2, 6\); give"),
         (lambda: examine({"waves": hurt}), "curves of early are not all finite"),
+        (lambda: examine(WARDS | {"few": fewer}), "runs from 2 or 3 seeds; give each as many"),
         (lambda: examine(WARDS, says={}), "leaves out early, late, .* a sentence"),
         (lambda: examine(WARDS, tests=["slope", "close"]), "red names order_of, but the tests are slope, close"),
         (lambda: examine(WARDS, red={name: {"slope"} for name in RED}), "no test tells early, .* add a test"),
