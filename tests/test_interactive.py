@@ -275,7 +275,9 @@ def test_reset_takes_back_what_every_part_has_changed_and_the_hint_leaves_with_t
     ):
         assert overlap[0]["top"] >= overlap[1]["bottom"], "on a phone it covers nothing"
 
-    inputs.evaluate_all("all => all.forEach(e => { e.value = e.max; e.dispatchEvent(new Event('input')); })")
+    page.locator("input[type=range]").evaluate_all(
+        "all => all.forEach(e => { e.value = e.max; e.dispatchEvent(new Event('input')); })"
+    )
     page.locator("input[type=checkbox]").evaluate_all("all => all.forEach(e => e.click())")
     page.locator("button").first.press("1")
     page.locator(".maml-button").evaluate_all(

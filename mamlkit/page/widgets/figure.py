@@ -143,7 +143,7 @@ class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         )
 
     def __repr__(self) -> str:
-        return f"{self.settings['title']}"
+        return f"Interactive figure: {self.settings['title']}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         data, metadata = super()._repr_mimebundle_(**kwargs) or ({}, {})

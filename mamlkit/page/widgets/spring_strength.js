@@ -59,14 +59,16 @@ function derivatives(sizes, theta, [xs, ys], v = new Float64Array(theta.length))
   return { loss, gradient, product };
 }
 
-// The solutions of Ax = b after 0, 1, 2, … steps, until nothing is left.
+// The solutions of Ax = b after 0, 1, 2, … steps, until nothing is left or A curves downwards.
 function conjugateGradient(times, b, steps) {
   let [x, residual, direction] = [b.map(() => 0), b, b];
   let [found, rr] = [[x], dot(b, b)];
   const enough = rr * 1e-28;
   for (let k = 0; k < steps && rr > enough; k += 1) {
     const image = times(direction);
-    const step = rr / dot(direction, image);
+    const bend = dot(direction, image);
+    if (!(bend > 0)) break;
+    const step = rr / bend;
     x = plus(x, step, direction);
     residual = plus(residual, -step, image);
     const before = rr;
@@ -78,7 +80,7 @@ function conjugateGradient(times, b, steps) {
 }
 
 // The minimum of the support loss + λ/2 |φ − θ|², by Newton's method from φ; a step that does not lead down is halved.
-function settled(sizes, theta, support, strength, phi, rounds = 100) {
+function settled(sizes, theta, support, strength, phi, rounds = 300) {
   const held = (phi) => {
     const [{ loss, gradient }, away] = [derivatives(sizes, phi, support), plus(phi, -1, theta)];
     return { loss: loss + (strength / 2) * dot(away, away), slope: plus(gradient, strength, away) };
@@ -86,9 +88,9 @@ function settled(sizes, theta, support, strength, phi, rounds = 100) {
   for (let round = 0; round < rounds; round += 1) {
     const { loss, slope } = held(phi);
     if (dot(slope, slope) < 1e-22) return phi;
-    const bend = (v) => plus(derivatives(sizes, phi, support, v).product, strength, v);
-    const newton = conjugateGradient(bend, slope, 300).at(-1);
-    const way = dot(newton, slope) > 0 ? newton : slope;  // where the held loss curves downwards, straight down
+    const curve = (v) => plus(derivatives(sizes, phi, support, v).product, strength, v);
+    const newton = conjugateGradient(curve, slope, 300).at(-1);
+    const way = dot(newton, slope) > 0 ? newton : slope;  // straight down, where that curves downwards at once
     let share = 1;
     while (share > 1e-9 && !(held(plus(phi, -share, way)).loss <= loss + 1e-12 * Math.abs(loss))) share /= 2;
     phi = plus(phi, -share, way);
