@@ -134,6 +134,7 @@ def test_the_map_follows_the_mouse_while_it_points_and_keeps_what_is_clicked_or_
     assert "step 2 is the first that harms" in said(page)
     assert reached(page)
     click(page, "Start: joint training")
+    assert page.get_by_role("button", name="Start: joint training", pressed=True).is_visible()
     assert not reached(page)
     assert all_differ(page, lambda: slide(page, "steps K", 3), lambda: slide(page, "rate α", 0))
 
