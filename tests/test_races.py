@@ -136,6 +136,7 @@ def of_seconds(monkeypatch):
     clock = iter(range(10**6))
     monkeypatch.setattr(transfer.time, "process_time", lambda: float(next(clock)))
     monkeypatch.setattr(transfer, "RACES", {"glyphs-5w1s": race})
+    monkeypatch.setattr(family, "TRANSFER_STEPS", 3)
     return race
 
 
