@@ -30,7 +30,7 @@ from plain import GLUED, ROOT, Book, Chapter
 from pygments.formatters import HtmlFormatter
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-from cells import OURS, chunks
+from cells import NARROW, OURS, chunks
 
 DECK = Path(__file__).resolve().parent / "deck"
 LEAST, MOST = 12, 20  # slides
@@ -349,7 +349,7 @@ def shown(book: Book, thing: Thing) -> NotebookNode:
     cell.outputs += [new_output("stream", text=text)] if text and thing.kind != "figure" else []
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
-            output.data["image/png"] = light(output.data["image/png"])
+            output.data["image/png"], output.metadata["narrow"] = parted_twins(output.data["image/png"])
     drawn = thing.kind in ("figure", "widget") or "hide-input" in thing.tags or "table(" in cell.source
     if cell.outputs and (drawn or height(cell) > HEIGHT + 5):
         cell.metadata["transient"] = {"remove_source": True}
@@ -360,11 +360,12 @@ def printed(cell: NotebookNode) -> list[str]:
     return "".join(o.text for o in cell.outputs if o.output_type == "stream").split("\n")
 
 
-def light(png: str) -> str:
-    """A stored picture without what it carries for tests and phones."""
+def parted_twins(png: str) -> tuple[str, str]:
+    """A stored picture without what it carries for tests and phones, and its narrow twin."""
     data = base64.b64decode(png)
     kept = data[:8] + b"".join(whole for kind, _, whole in chunks(data) if kind not in OURS)
-    return base64.b64encode(kept).decode()
+    twin = next((inside for kind, inside, _ in chunks(data) if kind == NARROW), kept)
+    return base64.b64encode(kept).decode(), base64.b64encode(twin).decode()
 
 
 def opening(book: Book, chapter: Chapter) -> list[Slide]:

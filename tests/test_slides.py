@@ -110,6 +110,21 @@ def test_a_deck_opens_from_the_disk_and_nothing_leaves_a_slide(decks, open_page,
             page.evaluate("document.activeElement.blur()")
 
 
+def test_on_an_upright_phone_slides_are_upright_with_the_narrow_figures_and_nothing_leaves_them(
+    decks, open_page
+):
+    page = open_page(decks / "outer-loop.html", width=390, height=844)
+    page.wait_for_function("'ready' in document.documentElement.dataset")
+
+    slides_ = page.locator(".slides section")
+    for i in range(slides_.count()):
+        page.keyboard.press("ArrowRight") if i else None
+        here = slides_.nth(i)
+        assert here.evaluate("(s) => s.scrollHeight <= 1240 && s.scrollWidth <= 640")
+        for image in here.locator("figure img").all():
+            assert image.evaluate("(i) => i.currentSrc !== i.src && i.clientWidth >= 500")
+
+
 def test_a_deck_prints_a_page_for_each_slide(decks, open_page):
     printed = open_page(decks / "outer-loop.html", width=1280, height=720)
     printed.goto(f"{(decks / 'outer-loop.html').as_uri()}?print-pdf")

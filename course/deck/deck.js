@@ -15,7 +15,14 @@
   };
   dark.addEventListener("change", dress);
   dress();
-  page.classList.toggle("inside", self !== top); // a window of the speaker's
+  const inside = self !== top; // a window of the speaker's
+  page.classList.toggle("inside", inside);
+
+  // On an upright phone a slide is upright, too: twice as large to read. Turned round, the deck is fitted again.
+  const phone = matchMedia("(orientation: portrait) and (max-width: 600px)");
+  const upright = phone.matches && !printing && !inside;
+  page.classList.toggle("upright", upright);
+  if (!printing && !inside) phone.addEventListener("change", () => location.reload());
 
   // The speaker's window knows nothing of MathJax: formulas in notes become MathML, which the browser draws.
   const speak = (math) => {
@@ -36,7 +43,7 @@
   const frames = (n) => new Promise((done) => (n ? requestAnimationFrame(() => frames(n - 1).then(done)) : done()));
 
   const overflows = (slide) => {
-    const edge = slide.getBoundingClientRect().right - 60;
+    const edge = slide.getBoundingClientRect().right - parseFloat(getComputedStyle(slide).paddingRight) + 4;
     const bottom = slide.getBoundingClientRect().bottom - parseFloat(getComputedStyle(slide).paddingBottom);
     return (
       slide.scrollHeight > slide.clientHeight ||
@@ -46,6 +53,10 @@
     );
   };
 
+  // A table's head of one line lets its columns stand close; it is worth some size.
+  const wraps = (slide) =>
+    [...slide.querySelectorAll("thead th")].some((cell) => cell.clientHeight > 2 * parseFloat(getComputedStyle(cell).fontSize));
+
   // From its largest size down to the first at which everything is inside.
   const fit = async (slides) => {
     page.classList.add("measuring");
@@ -53,7 +64,7 @@
     for (let less = 0; slides.length && less < 1; less += 0.04) {
       for (const slide of slides) slide.style.setProperty("--scale", (largest.get(slide) - less).toFixed(2));
       await frames(2); // interactive figures draw themselves again when their width changes
-      slides = slides.filter(overflows);
+      slides = slides.filter((slide) => overflows(slide) || (less < 0.2 && wraps(slide)));
     }
     page.classList.remove("measuring");
   };
@@ -63,8 +74,8 @@
     await Promise.all([...document.images].map((image) => image.decode().catch(() => {})));
     await fit([...document.querySelectorAll(".slides section")]);
     await Reveal.initialize({
-      width: 1280,
-      height: 720,
+      width: upright ? 640 : 1280,
+      height: upright ? 1240 : 720,
       margin: 0,
       center: false,
       display: "flex",
