@@ -9,6 +9,7 @@ from html import escape
 import pytest
 import slides
 from cells import OURS, chunks
+from interactive import barriers
 from plain import Book
 
 BOOK = Book.read()
@@ -100,6 +101,7 @@ def test_a_deck_opens_from_the_disk_and_nothing_leaves_a_slide(decks, open_page,
         assert here.evaluate("(s) => s.scrollHeight <= 720 && s.scrollWidth <= 1280")
         # sixteen pixels in 720 are read from the last row
         assert float(here.evaluate("(s) => s.style.getPropertyValue('--scale')")) >= 0.65
+        assert not barriers(page), f"slide {i + 1}"
         for figure in here.locator(".maml-figure").all():
             figure.locator("input[type=range], button:enabled").first.focus()
             before = figure.text_content()
