@@ -203,7 +203,7 @@ def costs(path: Path) -> str:
     with tempfile.TemporaryDirectory() as nothing_compiled:
         ran = execute(with_peak, path.parent, TORCHINDUCTOR_CACHE_DIR=nothing_compiled)
     seconds = time.perf_counter() - start
-    gigabytes = int(ran.cells[-1].outputs[0].text) / (1e9 if sys.platform == "darwin" else 1e6)
+    gigabytes = int(ran.cells[-1].outputs[0].text) * 1024 / 1e9
     said = f"**Running** {_up(seconds, gates.SECONDS)} s and {_up(gigabytes, gates.GIGABYTES)} GB on two CPU cores"
     card = next((cell for cell in notebook.cells[:3] if "**Running**" in cell.source), None)
     if card is None:
@@ -213,12 +213,21 @@ def costs(path: Path) -> str:
 
 
 _PEAK = nbformat.v4.new_code_cell(
-    "import resource\nprint(sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))"
+    """import resource, sys
+from pathlib import Path
+try:  # ru_maxrss remembers the process that started this one
+    print(next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
+except OSError:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))"""
 )
+"""Prints the most memory that the kernel has held, in KiB."""
 
 
 def _up(value: float, steps: tuple[float, ...]) -> float:
-    return next((step for step in steps if value <= step), steps[-1])
+    for step in steps:
+        if value <= step:
+            return step
+    raise RefreshError(f"it takes {value:.1f}, a card says at most {steps[-1]}: make the chapter smaller")
 
 
 def _write(path: Path, notebook: NotebookNode) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 import gates
 import nbformat
@@ -296,4 +297,12 @@ def test_a_measured_run_writes_its_cost_onto_the_card_and_nothing_else(tmp_path)
     refresh.costs(path)
 
     after = path.read_text(encoding="utf-8")
-    assert after == before.replace("by guess", "5 s and 0.5 GB on two CPU cores")
+    said = re.search(r"(\d+) s and ([\d.]+) GB on two CPU cores", after)
+    assert after == before.replace("by guess", said[0])
+    assert int(said[1]) in gates.SECONDS
+    assert float(said[2]) in gates.GIGABYTES
+
+
+def test_a_chapter_that_takes_more_than_a_card_may_say_is_refused():
+    with pytest.raises(refresh.RefreshError, match=r"it takes 301\.0, a card says at most 300"):
+        refresh._up(301.0, gates.SECONDS)
