@@ -44,6 +44,9 @@ NEAREST = {
     "compiling": "training",
     "calls": "bad_input",
     "scaffold": "fedavg",
+    # the long runs' scripts
+    **dict.fromkeys(("omniglot", "sinusoids", "options"), "experiments"),
+    **dict.fromkeys(("family", "transfer"), "races"),
 }
 SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled")
 
