@@ -198,16 +198,17 @@ def costs(path: Path) -> str:
     Raises:
         RefreshError: the chapter failed, or has no card.
     """
-    notebook, start = nbformat.read(path, as_version=4), time.perf_counter()
+    notebook = nbformat.read(path, as_version=4)
+    card = next((cell for cell in notebook.cells[:3] if "**Running**" in cell.source), None)
+    if card is None:
+        raise RefreshError("its first three cells have no card with **Running**")
     with_peak = nbformat.from_dict({**notebook, "cells": [*notebook.cells, _PEAK]})
+    start = time.perf_counter()
     with tempfile.TemporaryDirectory() as nothing_compiled:
         ran = execute(with_peak, path.parent, TORCHINDUCTOR_CACHE_DIR=nothing_compiled)
     seconds = time.perf_counter() - start
     gigabytes = int(ran.cells[-1].outputs[0].text) * 1024 / 1e9
     said = f"**Running** {_up(seconds, gates.SECONDS)} s and {_up(gigabytes, gates.GIGABYTES)} GB on two CPU cores"
-    card = next((cell for cell in notebook.cells[:3] if "**Running**" in cell.source), None)
-    if card is None:
-        raise RefreshError("its first three cells have no card with **Running**")
     card.source = re.sub(r"\*\*Running\*\*.*", said, card.source)
     return f"{seconds:.0f} s, {gigabytes:.2f} GB, {_write(path, notebook)}"
 
