@@ -12,7 +12,8 @@ import zipfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from unittest.mock import Mock
+from types import SimpleNamespace
+from unittest.mock import MagicMock, Mock
 
 import engine
 import family
@@ -30,6 +31,7 @@ from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
 from mamlkit.meta import nearest_neighbour
+from mamlkit.models import PatchConv2d
 from mamlkit.page import records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -143,6 +145,7 @@ def test_a_damaged_file_of_runs_is_refused(tmp_path, spoil, words):
 def test_the_engine_ends_with_a_record(tmp_path, monkeypatch):
     few = {"networks": ("mlp",), "meta_batch_size": 2, "n_classes": 6, "compiled": (), "burst_seconds": 0.0}
     monkeypatch.setattr(engine, "Config", small(engine, **few))
+    monkeypatch.setattr(omniglot, "cost", asked := Mock(return_value={"flop_per_meta_step": 1}))
     caches, limit = torch._inductor.config.force_disable_caches, torch._dynamo.config.recompile_limit
 
     call(engine, "--rounds", 2, "--records", tmp_path, "--device", "cpu")
@@ -152,6 +155,38 @@ def test_the_engine_ends_with_a_record(tmp_path, monkeypatch):
     assert metrics["step_ms_by_round"].keys() == {f"mlp {rung}" for rung in rungs}
     assert metrics["failed"] == {}
     assert metrics["difference_from_float64_loop"]["mlp vmap"]["cosine"] > 0.99
+    assert metrics["cost"] == {"mlp": {"flop_per_meta_step": 1}}
+    (of, *_), _ = asked.call_args
+    assert (of.network, of.meta_batch_size) == ("mlp", 2)
+
+
+def test_on_a_cpu_convolutions_have_a_rung_of_patches(monkeypatch):
+    config, cpu, made = engine.Config(), torch.device("cpu"), Mock(wraps=engine.conv4)
+    monkeypatch.setattr(engine, "conv4", made)
+    ladder = engine.rungs(config, "conv", engine.network(config, "conv", cpu), cpu)
+    assert [*ladder] == ["loop", "vmap", "on device", "patches", "compiled", "bf16", "seeds"]
+    assert [call.kwargs["patches"] for call in made.call_args_list] == [False, False, True]
+
+
+def test_a_step_goes_by_kind_of_operator_and_what_is_compiled_element_by_element(monkeypatch):
+    took = {
+        "aten::mm": 1,
+        "aten::mul": 2,
+        "aten::view": 4,
+        "## Call CompiledFxGraph f ##": 8,
+        "no operator": 16,
+    }
+    events = [SimpleNamespace(key=key, self_cpu_time_total=3000 * ms) for key, ms in took.items()]
+    profile = MagicMock()
+    profile.return_value.__enter__.return_value.key_averages.return_value = events
+    monkeypatch.setattr(engine, "profile", profile)
+
+    found = engine.where(Mock(), torch.device("cpu"))
+    assert {kind: ms for kind, ms in found.items() if ms} == {
+        "products": 1,
+        "element by element": 10,
+        "no work": 4,
+    }
 
 
 def test_the_scaling_ends_with_a_record_of_two_processes(tmp_path, monkeypatch):
@@ -263,14 +298,18 @@ def test_half_precision_trains_almost_as_float32(tmp_path):
 
 
 def test_on_a_cpu_dense_layers_are_compiled_and_convolutions_in_long_runs_only(tmp_path, monkeypatch):
-    asked = Mock()
+    cpu, asked = torch.device("cpu"), Mock()
+    short, dense, long = (PAPER[name] for name in (*NAMES[:2], "half-conv-5w1s"))
     monkeypatch.setattr(omniglot, "meta_train", asked)
     monkeypatch.setattr(omniglot, "records", Mock())
-    at = tiny(tmp_path)._replace(plain=False)
-    short, dense = (omniglot.RUNS[name] for name in NAMES[:2])
-    for config in (short, dense, replace(short, meta_steps=60_000)):
-        omniglot.train("a run", config, at)
-    assert [call.kwargs["compiled"] for call in asked.call_args_list] == [False, True, True]
+    at = tiny(tmp_path)
+    omniglot.train("a run", omniglot.RUNS[NAMES[1]], at)
+    omniglot.train("a run", omniglot.RUNS[NAMES[1]], at._replace(plain=False))
+    assert [call.kwargs["compiled"] for call in asked.call_args_list] == [False, True]
+    assert [omniglot.compiles(config, cpu) for config in (short, dense, long)] == [False, True, True]
+    assert omniglot.compiles(short, torch.device("cuda"))
+    second = [omniglot.network(config, cpu).get_submodule("body.block2.0") for config in (short, long)]
+    assert [type(layer) for layer in second] == [torch.nn.Conv2d, PatchConv2d]
 
 
 def test_a_record_is_written_after_the_weights(tmp_path, monkeypatch):
@@ -309,6 +348,14 @@ def test_the_frozen_runs_are_the_papers():
     assert (fives.inner_lr, fives.k_shot) == (0.4, 5)
     papers = [config for name, config in PAPER.items() if not name.startswith("half")]
     assert all(len(config.seeds) >= 3 and config.n_test_tasks >= 600 for config in papers)
+
+
+def test_a_cpus_runs_are_dense_or_of_half_the_width_and_the_ladders_of_the_whole():
+    ladder, cpu, laptop = (
+        {*omniglot.GROUPS[name]} - {*omniglot.TRAPS} for name in ("ladder", "cpu", "laptop")
+    )
+    assert ladder == {name for name, config in PAPER.items() if config.channels == 64}
+    assert cpu == {name for name, of in PAPER.items() if of.network == "mlp" or of.channels == 32} - laptop
 
 
 def test_the_counted_operations_are_those_of_the_network(tmp_path):
