@@ -6,6 +6,31 @@ import re
 
 import guide
 import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from plain import Chapter
+
+GLANCE = """```{admonition} At a glance
+:class: glance
+- **You will** add, as in {doc}`objective`.
+- **You need** {doc}`inner-loop`, and {doc}`notation`.
+- **Reading** 12 min.
+- **Running** 20 s and 1 GB on two CPU cores
+```"""
+EXERCISE = "```{{exercise}} {0}\n:label: ex-{0}\n\n*Code* · {1} minutes · ★★☆\n```"
+
+
+def test_a_chapter_says_on_its_card_and_over_its_exercises_what_is_read_there():
+    cells = [
+        new_code_cell(GLANCE.replace("12", "99")),
+        new_markdown_cell("```{admonition} Note\n- **Reading** 5 min\n```"),
+    ]
+    exercises = new_markdown_cell("\n\n".join(EXERCISE.format(*of) for of in (("one", 5), ("two", 10))))
+    chapter = Chapter("c", "p", 1, new_notebook(cells=[*cells, new_markdown_cell(GLANCE), exercises]))
+
+    assert chapter.card["You will"] == "add, as in {doc}`objective`"
+    assert (chapter.minutes, chapter.needed) == (12, ["inner-loop", "notation"])
+    found = [(of["label"], of["kind"], of["minutes"], of["stars"]) for of in chapter.exercises]
+    assert found == [("ex-one", "Code", "5", "★★☆"), ("ex-two", "Code", "10", "★★☆")]
 
 
 @pytest.mark.parametrize("path", guide.ways())
