@@ -60,13 +60,14 @@ def test_first_order_takes_the_gradient_at_the_adapted_parameters_of_the_same_lo
 
 
 @pytest.mark.parametrize("first_order", [False, True])
-def test_only_what_starts_with_the_name_moves_and_all_get_a_meta_gradient(first_order: bool) -> None:
+@pytest.mark.parametrize("only", ["head", ("head", "overhead.b")])
+def test_only_what_starts_with_a_name_moves_and_all_get_a_meta_gradient(only, first_order: bool) -> None:
     model = nn.Sequential(OrderedDict(head=nn.Linear(2, 3), overhead=nn.Linear(3, 1))).double()
     params, tasks = initial_params(model), regression()[2]
-    adapt = partial(maml.adapt, model, inner_lr=0.3, inner_steps=2, only="head", first_order=first_order)
+    adapt = partial(maml.adapt, model, inner_lr=0.3, inner_steps=2, only=only, first_order=first_order)
 
     adapted = adapt(params, one(tasks.support))
     _, gradients = meta_gradient(partial(query_loss, model, adapt), params, tasks)
 
-    assert all(torch.equal(adapted[name], params[name]) != name.startswith("head") for name in params)
+    assert all(torch.equal(adapted[name], params[name]) != name.startswith(only) for name in params)
     assert all(g.abs().max() > 0 for g in gradients.values())
