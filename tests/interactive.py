@@ -168,7 +168,7 @@ def drag(grip, across: float, down: float) -> None:
 
 
 def said(page):
-    return page.locator(FINDING).first.inner_text()
+    return page.get_by_role("status").and_(page.locator(FINDING)).first.inner_text()
 
 
 def grip(page, name):
@@ -188,7 +188,7 @@ def rows(page):
 
 
 def reached(page):
-    return page.get_by_text("Goal reached").is_visible()
+    return page.get_by_role("status").filter(has_text="Goal reached").is_visible()
 
 
 def all_differ(page, *acts):

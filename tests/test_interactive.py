@@ -46,11 +46,14 @@ def test_descent_follows_its_sliders_the_mouse_and_the_arrow_keys_also_across_th
     slide(page, "step size η", 1.1)
     assert "it diverges" in said(page)
 
+    assert page.get_by_label("step size η").get_attribute("aria-valuetext") == "1.10"
     drag(grip(page, "Start x₀"), -200, 0)
+    assert not page.locator(".maml-hint").is_visible()
     dragged = start()
     assert dragged != 2
     page.keyboard.press("Shift+ArrowRight")
     page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Control+ArrowLeft")  # is the browser's
     assert start() - dragged == pytest.approx(0.45, abs=0.011)
 
     slide(page, "start x₀", 0.1)
@@ -113,6 +116,8 @@ def test_the_game_is_played_with_mouse_and_keys_and_keeps_the_score(show):
     page.keyboard.press("Enter")  # "Next task" has the focus
     page.keyboard.press(str((answers[1] + 1) % 5 + 1))
     assert f"but it is {'ABCDE'[answers[1]]}" in said(page)
+    marked = [page.locator(f".maml-{mark}").inner_text().strip() for mark in ("right", "wrong")]
+    assert marked == [f"{'ABCDE'[answers[1]]} ✓", f"{'ABCDE'[(answers[1] + 1) % 5]} ✗"]
     click(page, "Next task")
     for _ in range(2):
         page.keyboard.press(str(answers[2] + 1))

@@ -114,6 +114,7 @@ def test_a_number_has_three_true_digits_at_its_edges_too(front):
     short = front(descent, "[[0.96, 1], [12.34, 1], [99.6, 2]].map(([x, digits]) => number(x, digits))")
     assert short == ["1", "12", "100"]
     assert front(descent, "[-0.004, -0.006, 2].map(fixed(2))") == ["0.00", "−0.01", "2.00"]
+    assert front(descent, "[-0.004, 1.256, -3].map(tick)") == ["0", "1.26", "−3"]
 
 
 def test_what_gradient_descent_draws_is_the_parabola_and_the_common_logarithm(front):
@@ -348,6 +349,7 @@ play, state, Trait = widgets.few_shot_game, network().state_dict(), traitlets.Tr
         (lambda: two([1.0, 2.0], a), ValueError, "optima has shape"),
         (lambda: two(w, a[:2]), ValueError, "curvatures has shape"),
         (lambda: two(w, -a), ValueError, "positive eigenvalues"),
+        (lambda: two(w, np.triu(a)), ValueError, "must be symmetric"),
         (lambda: two(w * np.nan, a), ValueError, "must be finite"),
         (lambda: two(w, a, inner_lr=-0.1), ValueError, "inner_lr=-0.1 is not a step size"),
         (lambda: two(w, a, theta=[1.0]), ValueError, "give 2 finite coordinates"),

@@ -40,7 +40,7 @@ from mamlkit.algorithms import maml
 from mamlkit.gradients import conjugate_gradient
 from mamlkit.meta import batch_loss
 from mamlkit.page import widgets
-from mamlkit.tasks import Batch
+from mamlkit.tasks import Batch, Task
 
 OFFSETS, LOUDNESS = [1.0, 0.5, 0.9], [1.0, 0.4, 0.5]
 
@@ -57,6 +57,7 @@ def test_a_patients_curves_are_means_and_ends_over_seeds_thinned_and_every_choic
         assert [other["red"] for other in offered].count(patient["red"]) == 1
         assert patient in offered
         assert {other["ward"] for other in offered} == {patient["ward"]}
+    assert [settings["n_seeds"], examine({"few": fewer}).settings["n_seeds"]] == [3, 2]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,8 @@ def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(sho
     red = patients[0]["red"]
     assert page.get_by_text("bands: all 3 seeds").is_visible()
     assert page.get_by_role("button", name="slope").inner_text().endswith("✗ red" if 0 in red else "✓ green")
+    for held in ("Alt", "Control", "Meta"):  # the browser's own keys
+        page.keyboard.press(f"{held}+{number(0, right=True)}")
     page.keyboard.press(str(number(0, right=False)))
     assert "Not " in said(page)
     assert "this patient" in said(page)
@@ -93,6 +96,7 @@ def test_the_clinic_is_played_with_mouse_and_keys_and_scores_the_first_guess(sho
     assert page.get_by_text("0 of 1 named at the first guess; 1 test run").is_visible()
     for i in range(1, 6):
         click(page, "Next patient")
+        assert page.get_by_role("button", name=f"patient {i + 1}", pressed=True).is_visible()
         page.locator(".maml-choice", has_text=patients[i]["name"]).last.click()
         for key in "1234":
             page.keyboard.press(key)
@@ -306,6 +310,8 @@ hurt = {
 }
 fewer = {name: (printed[:2], examined[:2]) for name, (printed, examined) in plants.items()}
 examine = partial(widgets.bug_clinic, tests=["slope", "close", "order_of"], red=RED, says=SAYS)
+support, query = wave(2)
+lost, short = Batch(support.x, support.y * np.nan), Batch(support.x[:, 1:], support.y)
 mix = partial(widgets.weight_averages, tasks=wave(2), orders=ORDERS, inner_lr=0.02)
 lines = partial(widgets.reptile_steps, offsets=OFFSETS, loudness=LOUDNESS)
 
@@ -324,6 +330,8 @@ lines = partial(widgets.reptile_steps, offsets=OFFSETS, loudness=LOUDNESS)
         (lambda: mix([STARTS[0], network((1, 7, 1)).state_dict()]), r"layers of \[1, 40, 40, 1\] and \[1, 7, 1\]"),
         (lambda: mix(STARTS, orders=ORDERS[:1]), r"no permutations of \[40, 40\] hidden units"),
         (lambda: mix(STARTS, tasks=ONE), r"give \(n_tasks, n, 1\) for each"),
+        (lambda: mix(STARTS, tasks=Task(short, query)), r"give \(n_tasks, n, 1\) for each"),
+        (lambda: mix(STARTS, tasks=Task(lost, query)), "inputs and targets must be finite"),
         (lambda: averages(share=1.5), "share=1.5 lies outside 0 to 1"),
         (lambda: averages(task=2), "task=2 lies outside 0 to 1"),
         (lambda: widgets.spring_strength(FINE, wave(2)), r"give \(n, 1\) for each"),
