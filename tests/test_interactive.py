@@ -62,6 +62,13 @@ def test_descent_follows_its_sliders_the_mouse_and_the_arrow_keys_also_across_th
         page.keyboard.press("ArrowLeft")
     assert start() == -0.1
 
+    line = page.locator("path.maml-line").first
+    before = line.get_attribute("d")
+    page.set_viewport_size({"width": 400, "height": 700})
+    page.wait_for_function(
+        "d => document.querySelector('path.maml-line').getAttribute('d') !== d", arg=before
+    )
+
 
 def test_the_plane_follows_mouse_and_keys_and_shows_maml_ahead_after_a_step_until_its_size_is_zero(show):
     page = show(plane().html)

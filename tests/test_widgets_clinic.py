@@ -220,6 +220,10 @@ def test_on_a_weak_spring_the_page_settles_or_says_that_it_does_not(front):
     found = front(spring, f"((theta, phi) => Math.hypot(...{slope}))({wild}, settled({setting}))", **settings)
 
     assert found < 1e-10
+    downwards = (
+        f"given.sizes, {wild}, given.task.slice(0, 2), 3, {wild}.map((value) => 3 * value)"  # at first
+    )
+    assert front(spring, f"Array.from(settled({downwards}))", **settings)
     with pytest.raises(
         Exception, match=r"no inner optimum on a spring of strength 0\.02 after 3 Newton steps; give"
     ):
