@@ -145,6 +145,7 @@ def test_the_stored_html_needs_nothing_from_outside(figure):
     assert ElementTree.fromstring(without_scripts).find(".//p").text == figure().alt
     assert not re.search(r"https?:|//cdn|\bimport\b|require\(|\bfetch\(|XMLHttpRequest", text)
     assert text.count("<script") == text.count("</script") == 2
+    assert len(figure().front) < 40_000
     assert len(text.encode()) < 70_000
 
 

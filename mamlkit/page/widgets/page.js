@@ -94,7 +94,7 @@ function fixed(digits) {
 
 // At most two decimals, none that says nothing.
 function tick(value) {
-  return String(Math.round(value * 100) / 100).replace(/^-0$/, "0").replace("-", "−");
+  return String(Math.round(value * 100) / 100).replace("-", "−");
 }
 
 function point(coordinates, digits = 2) {
