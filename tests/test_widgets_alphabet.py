@@ -194,6 +194,7 @@ def test_wrong_input_is_named_with_its_cure(wrong, message):
 
 def test_thinned_and_followed_a_drawing_is_its_lines_again():
     import alphabet as follower
+
     lines = [[0.2, 0.2, 0.8, 0.8], [0.8, 0.2, 0.2, 0.8], [0.5, 0.1, 0.9, 0.1]]
     y, x = np.mgrid[:105, :105] / 105
     far = [(x - a) * (d - b) - (y - b) * (c - a) for a, b, c, d in lines]
