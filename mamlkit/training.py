@@ -307,13 +307,16 @@ def _gradient_of(
     task_loss: TaskLoss, chunk_size: int | None, n_seeds: int | None, compiled: bool
 ) -> Gradient:
     gradient: Gradient = partial(meta_gradient, task_loss, chunk_size=chunk_size)
+    in_turn = chunk_size == 1
+    if compiled and in_turn:
+        gradient = compile_or_warn(gradient)  # once, for all seeds
     if n_seeds is not None:
-        gradient = partial(_seed_by_seed, gradient, chunk_size == 1)
-    return compile_or_warn(gradient) if compiled else gradient
+        gradient = partial(_seed_by_seed, gradient, in_turn)
+    return compile_or_warn(gradient) if compiled and not in_turn else gradient
 
 
-def _seed_by_seed(gradient: Gradient, alone: bool, params: Params, tasks: Any) -> tuple[Tensor, Params]:
-    if not (alone or isinstance(tasks, list)):
+def _seed_by_seed(gradient: Gradient, in_turn: bool, params: Params, tasks: Any) -> tuple[Tensor, Params]:
+    if not (in_turn or isinstance(tasks, list)):
         together: tuple[Tensor, Params] = vmap(gradient, randomness="different")(params, tasks)
         return together
     each = [

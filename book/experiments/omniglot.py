@@ -32,7 +32,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 
-from mamlkit.algorithms import maml
+from mamlkit.algorithms import dual, maml
 from mamlkit.data.image_sets import omniglot, rotations
 from mamlkit.intervals import mean_ci95
 from mamlkit.meta import (
@@ -172,16 +172,33 @@ def draw(pictures: Tensor, n_tasks: int, config: Config, seed: int, *, k_query: 
 def losses_of(
     config: Config, model: nn.Module
 ) -> tuple[Callable[[Params, Task], Tensor], Callable[[int], Adapt]]:
-    """The task loss of the run, and its `adapt` by number of steps."""
+    """The loss of the run's tasks, one or, in the dual form, a stack of them, and its `adapt` by number of steps."""
     settings = {"inner_lr": config.inner_lr, "first_order": config.first_order}
 
     def adapt(steps: int) -> Adapt:
         return partial(maml.adapt, model, inner_steps=steps, **settings)
 
     def task_loss(params: Params, task: Task) -> Tensor:
+        if in_dual_form(config):
+            return dual.query_loss(
+                model, params, task, inner_lr=config.inner_lr, inner_steps=config.inner_steps
+            )
         return query_loss(model, adapt(config.inner_steps), params, task)
 
     return task_loss, adapt
+
+
+def in_dual_form(config: Config) -> bool:
+    """Whether meta-training writes no adapted weights down: the same meta-gradient, faster for fully connected layers."""
+    return config.network == "mlp" and not config.first_order
+
+
+def as_taken(config: Config, tasks: Task) -> Task:
+    """Tasks as the run's loss takes them: in the dual form the stack of each seed is one."""
+    if not in_dual_form(config):
+        return tasks
+    stacks: Task = tree_map(lambda t: t.unflatten(0, (-1, config.meta_batch_size)), tasks)
+    return stacks
 
 
 def by_seed(measure: Callable[[Params], Tensor], params: Params) -> Tensor:
@@ -213,11 +230,11 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
     trained = meta_train(
         task_loss,
         stack_seeds(initial),
-        lambda generator: class_tasks(pictures, n_tasks, **shape, generator=generator),
+        lambda generator: as_taken(config, class_tasks(pictures, n_tasks, **shape, generator=generator)),
         meta_steps=config.meta_steps,
         meta_optimizer=partial(torch.optim.Adam, lr=config.meta_lr),
         generator=torch.Generator(device=at.device).manual_seed(config.seeds[0]),
-        chunk_size=at.chunk_size,
+        chunk_size=1 if in_dual_form(config) and at.device.type == "cpu" else at.chunk_size,
         n_seeds=len(config.seeds),
         compiled=not at.plain and compiles(config, at.device),
         validate=validate,
@@ -331,7 +348,7 @@ def cost(
 ) -> dict[str, float]:
     """Operations and bytes of one meta-step of one seed, and what the device can do of each in a second, measured now."""
     pictures = torch.rand(40, 20, 1, 28, 28, device=device)
-    tasks = draw(pictures, config.meta_batch_size, config, 0)
+    tasks = as_taken(config, draw(pictures, config.meta_batch_size, config, 0))
     with FlopCounterMode(display=False) as flops, Bytes() as traffic:
         # Task by task: of vmap's grouped convolutions the counter counts the zeros between the groups too.
         meta_gradient(task_loss, initial_params(model), tasks, chunk_size=1)
