@@ -1,7 +1,7 @@
 """MAML's inner steps in their dual form: no task's adapted weights are ever written down.
 
-A step of gradient descent moves the weights W of a linear layer by -alpha D' X, where the rows of X, `(n, inputs)`, are what the n
-support examples sent into the layer and those of D, `(n, outputs)`, the slopes of the loss with respect to what came out. So an
+A step of gradient descent moves the weights W of a linear layer by -alpha D' X: the rows of X, `(n, inputs)`, are what the n
+support examples sent into the layer, those of D, `(n, outputs)`, the slopes of the loss with respect to what came out. So an
 adapted layer needs only the two factors of each step k:
 
     W_K z = W z - alpha * sum over k of D_k' (X_k z)
