@@ -121,7 +121,7 @@ def meta_gradient(
             its gradient is exactly zero (looked at on a CPU; `meta_train` looks everywhere).
     """
     n_tasks(tasks)
-    if isinstance(tasks, list) or (chunk_size == 1 and not torch.compiler.is_compiling()):
+    if chunk_size == 1 or isinstance(tasks, list):
         one: Callable[..., tuple[Params, Tensor]] = partial(_task_gradient, task_loss)
         each = [one(params, task) for task in one_by_one(tasks)]
         gradients, losses = tree_map(lambda *of_tasks: torch.stack(of_tasks), *each)
