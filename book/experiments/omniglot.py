@@ -121,10 +121,11 @@ RUNS = {
 TRAPS = {
     "laptop-traps": ("laptop-conv-5w1s", "laptop-alphabets-5w1s"),
     "traps": ("paper-conv-5w1s", "alphabets-conv-5w1s"),
+    "mlp-traps": ("paper-mlp-5w1s",),
 }
 GROUPS = {
-    "ladder": [name for name in [*RUNS, *TRAPS] if not name.startswith(("laptop", "half"))],
-    "cpu": ["paper-mlp-5w1s", "paper-mlp-5w5s", "half-conv-5w1s", "half-conv-20w1s"],
+    "ladder": [name for name in [*RUNS, *TRAPS] if not name.startswith(("laptop", "half", "mlp"))],
+    "cpu": ["paper-mlp-5w1s", "paper-mlp-5w5s", "mlp-traps", "half-conv-5w1s", "half-conv-20w1s"],
     "laptop": [name for name in [*RUNS, *TRAPS] if name.startswith("laptop")],
 }
 
@@ -138,6 +139,7 @@ class Setting(NamedTuple):
     folder: Path
     records: Path
     deadline: float
+    shipped: bool = False
 
 
 def compiles(config: Config, device: torch.device) -> bool:
@@ -253,13 +255,18 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
 
 
 def kept(name: str, at: Setting) -> Params:
-    """The best parameters of all seeds, if the folder holds them as a run with these settings left them, or nothing."""
-    record = at.folder / f"{name}.json"
-    try:
-        records.check_place(record, f"omniglot-{name}", asdict(RUNS[name]))
-        return records.load_weights(record, device=at.device)
-    except (OSError, ValueError):  # not there, other settings, or other bytes
-        return {}
+    """The best parameters of all seeds, if the folder holds them as a run with these settings left them, or nothing.
+
+    `--shipped` takes, in place of nothing, those of the first seed that are kept in half precision beside the run's record.
+    """
+    for record in (at.folder / f"{name}.json", *([place_of(name, at)] if at.shipped else [])):
+        try:
+            records.check_place(record, f"omniglot-{name}", asdict(RUNS[name]))
+            weights = records.load_weights(record, device=at.device)
+        except (OSError, ValueError):  # not there, other settings, or other bytes
+            continue
+        return weights if record.parent == at.folder else {key: p.float()[None] for key, p in weights.items()}
+    return {}
 
 
 def run(name: str, at: Setting) -> None:
@@ -496,6 +503,11 @@ def main() -> None:
     parser.add_argument(
         "--minutes", type=minutes, default=math.inf, help="stop after so long, default: never"
     )
+    parser.add_argument(
+        "--shipped",
+        action="store_true",
+        help="for traps: where the folder lacks a run's weights, its first seed's, which are kept beside its record",
+    )
     parser.add_argument("--again", action="store_true", help="also runs whose record is there")
     parser.add_argument(
         "--device",
@@ -531,6 +543,7 @@ def main() -> None:
         options.folder,
         options.records,
         deadline,
+        options.shipped,
     )
     for name in [n for wanted in options.runs for n in GROUPS.get(wanted, [wanted])]:
         if place_of(name, at).exists() and not options.again:
