@@ -353,17 +353,28 @@ def pages(book: Shelf) -> dict[str, NotebookNode]:
 
 
 def teaching(book: Shelf) -> NotebookNode:
-    """What students get wrong, and exam questions with their solutions, from `course/teaching.toml`."""
+    """What a teacher plans with: the syllabi of the page `teach`, and each chapter in short, from it and `teaching.toml`."""
     known = tomllib.loads((ROOT / "course" / "teaching.toml").read_text(encoding="utf-8"))
-    cells = ["# What students get wrong, and questions for an exam with their solutions"]
+    page = (ROOT / "book" / "teach.md").read_text(encoding="utf-8")
+    syllabi = page[page.index("## Three syllabi") : page.index("## Chapter by chapter")]
+    cells = ["# Teach with it", *re.split(r"\n(?=###? )", syllabi), "## Chapter by chapter"]
     for chapter in book.chapters:
         about = known[chapter.name]
-        wrong = "\n".join(f"- {line}" for line in about["wrong"])
-        cells.append(f"## {chapter.number}. {chapter.title}\n\n{wrong}")
+        cells.append("\n\n".join(_lesson(chapter, about["wrong"])))
         for i, asked in enumerate(about["exam"], 1):
             question = f"**Question {chapter.number}.{i}.** {asked['question']}"
             cells.append(f"{question}\n\n**Solution.** {asked['solution']}")
     return notebook_of([markdown_cell(book.markdown(cell, "teaching")) for cell in cells])
+
+
+def _lesson(chapter: Chapter, wrong: list[str]) -> Iterator[str]:
+    yield f"### {chapter.number}. {{doc}}`{chapter.title} <{chapter.name}>`"
+    yield f"**Objectives.** Students {chapter.card['You will']}.\n\n**Reading.** {chapter.card['Reading']}."
+    row = "| {i}. {title} | {kind} | {minutes} | {stars} |"
+    rows = [row.format(i=i, **exercise) for i, exercise in enumerate(chapter.exercises, 1)]
+    yield "\n".join(["| exercise | kind | minutes | level |", "| :-- | :-- | --: | :-- |", *rows])
+    yield "**What students get wrong.**"
+    yield "\n".join(f"- {line}" for line in wrong)
 
 
 def contents(kind: str, book: Shelf, wheel: Path) -> dict[str, bytes]:
@@ -371,6 +382,11 @@ def contents(kind: str, book: Shelf, wheel: Path) -> dict[str, bytes]:
     notebooks, files = pages(book), {}
     if kind == "teacher":
         notebooks["teaching"] = teaching(book)
+        notebooks["index"].cells.append(
+            from_dict(
+                {**markdown_cell("## For teachers\n\n- [Teach with it](teaching.ipynb)"), "id": "cell-01"}
+            )
+        )
     for chapter in book.chapters:
         notebooks[chapter.name], checks = edition(chapter, book, kind, HANDED)
         files |= {f"checks/{label}.py": packed(program, label).encode() for label, program in checks.items()}

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nbformat
 import yaml
+from blocks import blocks
 from nbformat import NotebookNode
 from pybtex.database import Entry, parse_file
 from pybtex.richtext import Text
@@ -115,6 +116,12 @@ class Book:
                 for i, label in enumerate(labels, 1):
                     found[label] = form.format(f"{chapter.number}.{i}")
         return found
+
+    @cached_property
+    def formulas(self) -> dict[str, str]:
+        """The numbered formulas of all chapters, by the number that the pages print."""
+        found = [b for chapter in self.chapters for text in chapter.markdown for b in blocks(text)]
+        return {self.numbers[b.label]: b.text for b in found if b.kind == "math" and b.label}
 
     @cached_property
     def glued(self) -> dict[str, str]:

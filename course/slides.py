@@ -23,7 +23,9 @@ from pathlib import Path
 
 from blocks import Block, blocks
 from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
 from nbconvert import SlidesExporter
+from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from nbformat.v4 import new_markdown_cell, new_notebook, new_output
 from plain import GLUED, ROOT, Book, Chapter
@@ -57,6 +59,7 @@ UNDER = {"figure": 0, "widget": 0, "box": 0, "claims": 7}  # claims under a thin
 SHORT = 60  # characters of a sentence
 FITS = 950  # characters of prose on a slide
 CLAIM = "✓ "
+CITED = re.compile(r"\(\d+\.\d+\)")
 
 
 @dataclass
@@ -343,7 +346,7 @@ def shown(book: Book, thing: Thing) -> NotebookNode:
     )
     cell.metadata |= {"tags": [thing.kind], "slideshow": {"slide_type": "-"}}
     if figure := cell.metadata.get("mystnb", {}).get("figure"):
-        figure["caption"] = book.plain(figure["caption"])
+        figure["caption"] = f"**{book.numbers[figure['name']]}** {book.plain(figure['caption'])}"
     cell.outputs = [o for o in cell.outputs if "data" in o and GLUED not in o.data]
     text = "\n".join(line for line in printed(thing.cell) if not line.startswith(CLAIM)).strip()
     cell.outputs += [new_output("stream", text=text)] if text and thing.kind != "figure" else []
@@ -439,7 +442,28 @@ def deck(book: Book, chapter: Chapter) -> list[Slide]:
         summary(book, chapter),
         [*turns(book, chapter), reading(book, chapter)],
     )
-    return [*first, *middle(book, chapter, MOST - len(first) - len(saw) - len(last)), *saw, *last]
+    whole = [*first, *middle(book, chapter, MOST - len(first) - len(saw) - len(last)), *saw, *last]
+    remind(book, whole)
+    return whole
+
+
+def remind(book: Book, slides: list[Slide]) -> None:
+    """Put a numbered formula that no slide shows under the first one that cites it."""
+    words = [[said(cell) for cell in slide.cells] for slide in slides]
+    shown = {f"({n})" for said_ in words for text in said_ for n in re.findall(r"\\tag\{([\d.]+)\}", text)}
+    for slide, said_ in zip(slides, words, strict=True):
+        for number in dict.fromkeys(n for text in said_ for n in CITED.findall(text)):
+            if number in book.formulas and number not in shown:
+                shown.add(number)
+                formula = written(Block("math", book.formulas[number]), number.strip("()"))
+                slide.cells.append(text_cell(formula, "cited"))
+
+
+def said(cell: NotebookNode) -> str:
+    """What a slide says in words: a text, or a figure's caption."""
+    if cell.cell_type == "markdown":
+        return cell.source
+    return cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
 
 
 def html(slides: list[Slide], chapter: Chapter) -> str:
@@ -504,7 +528,9 @@ def main(*arguments: str) -> None:
     for chapter in book.chapters:
         if chapter.name in wanted:
             (out / f"{chapter.name}.html").write_text(html(decks[chapter.name], chapter), encoding="utf-8")
-    index = Environment(loader=FileSystemLoader(DECK), autoescape=True).get_template("decks.html.j2")
+    looks = Environment(loader=FileSystemLoader(DECK), autoescape=True)
+    looks.filters["as_html"] = lambda text: Markup(markdown2html(text))
+    index = looks.get_template("decks.html.j2")
     (out / "index.html").write_text(index.render(book=book, decks=decks), encoding="utf-8")
     print(f"{len(wanted)} decks: {out / 'index.html'}")
 

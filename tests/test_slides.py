@@ -29,10 +29,11 @@ def test_a_deck_has_the_length_of_a_lecture_and_shows_neither_sphinx_nor_a_solut
     assert kinds[-1] == "reading"
     written = "\n".join(cell.source for slide in deck for cell in slide if cell.cell_type == "markdown")
     assert not re.search(r"\{[a-z:-]+\}`|`{3}\{|:{3}|^:\w+:|^\([\w-]+\)=", written, re.M)
-    numbers = [
-        BOOK.numbers[thing.block.label] for thing in slides.things(CHAPTERS[name]) if thing.kind == "equation"
-    ]
-    assert {f"({tag})" for tag in re.findall(r"\\tag\{(.*?)\}", written)} <= {*numbers}
+    shown = {f"({tag})" for tag in re.findall(r"\\tag\{(.*?)\}", written)}
+    cited = {n for slide in deck for cell in slide.cells for n in slides.CITED.findall(slides.said(cell))}
+    assert cited & BOOK.formulas.keys() <= shown <= BOOK.formulas.keys(), "what a slide cites, a slide shows"
+    drawn = [cell for slide in deck for cell in slide.cells if "figure" in cell.metadata.get("mystnb", {})]
+    assert all(slides.said(cell).startswith(f"**Fig. {CHAPTERS[name].number}.") for cell in drawn)
     code = "\n".join(cell.source for slide in deck for cell in slide if cell.cell_type == "code")
     assert "exercise(" not in code, "answers and checks are the student's"
     turns = [cell.source for slide in deck if slide.kind == "turn" for cell in slide.cells]
