@@ -108,7 +108,7 @@ def meta_train(
         meta_optimizer: a function of the list of tensors, `partial(torch.optim.Adam, lr=1e-3)` say. Tensors that the optimiser
             it makes does not hold stay as they are.
         generator: what the tasks are drawn from. Dropout draws from torch's own, whose state is in the checkpoint too.
-        chunk_size: as in `meta_gradient`; compiled, 1 takes the seeds one after the other and all tasks of a seed at once.
+        chunk_size: as in `meta_gradient`.
         n_seeds: train so many runs at once as one more batch axis, one after the other where `chunk_size` is 1 or the tasks come
             as a list; each sees tasks of its own and no other run. One whose loss or parameters are no longer finite is
             stopped, with a warning, and the others go on. An optimiser whose rule looks at a whole tensor is refused.
@@ -306,17 +306,14 @@ def _refuse_to_stand_still(run: Run, schedule: object) -> None:
 def _gradient_of(
     task_loss: TaskLoss, chunk_size: int | None, n_seeds: int | None, compiled: bool
 ) -> Gradient:
-    in_turn = chunk_size == 1
     gradient: Gradient = partial(meta_gradient, task_loss, chunk_size=chunk_size)
-    if compiled and in_turn:  # once for all seeds; tasks one by one would be as many copies of the same code
-        gradient = compile_or_warn(partial(meta_gradient, task_loss))
     if n_seeds is not None:
-        gradient = partial(_seed_by_seed, gradient, in_turn)
-    return compile_or_warn(gradient) if compiled and not in_turn else gradient
+        gradient = partial(_seed_by_seed, gradient, chunk_size == 1)
+    return compile_or_warn(gradient) if compiled else gradient
 
 
-def _seed_by_seed(gradient: Gradient, in_turn: bool, params: Params, tasks: Any) -> tuple[Tensor, Params]:
-    if not (in_turn or isinstance(tasks, list)):
+def _seed_by_seed(gradient: Gradient, alone: bool, params: Params, tasks: Any) -> tuple[Tensor, Params]:
+    if not (alone or isinstance(tasks, list)):
         together: tuple[Tensor, Params] = vmap(gradient, randomness="different")(params, tasks)
         return together
     each = [

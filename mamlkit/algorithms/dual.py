@@ -6,91 +6,93 @@ adapted layer needs only the two factors of each step k:
 
     W_K z = W z - alpha * sum over k of D_k' (X_k z)
 
-It compares its input z with those of the support set, an inner product each, and adds up slopes with these as weights. With fewer
-examples than inputs and outputs that is less work than a W_K for each task, and one product with the shared W serves all tasks of
-a meta-step, in the meta-gradient too. The numbers are those of `mamlkit.algorithms.maml` but for rounding.
+It compares its input z with those of the support set, an inner product each, and adds up slopes with these as weights. That is
+less work than a W_K for each task while a task has fewer queries than inputs * outputs / (inputs + outputs), as in a wide first
+layer; each further step adds one more sum. And one product with the shared W serves all tasks of a meta-step, in the
+meta-gradient too. The numbers are those of `mamlkit.algorithms.maml` but for rounding.
 
-Irie, Csordás & Schmidhuber (ICML 2022, arXiv:2202.05798), section 3.2, after Aizerman, Braverman & Rozonoer (1964).
+Irie, Csordás & Schmidhuber (ICML 2022, arXiv:2202.05798), after Aizerman, Braverman & Rozonoer (1964).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from mamlkit.calls import checked
+from mamlkit.meta import batch_loss
 from mamlkit.models import Network
-from mamlkit.tasks import Batch, Params, Task, check_counts, n_tasks
+from mamlkit.tasks import Batch, Params, Task, check_counts, check_names, n_tasks
 
 Layers = list[tuple[str, nn.Module]]
 
 
 @checked
-def query_loss(
-    model: Network,
-    params: Params,
-    tasks: Task,
-    *,
-    inner_lr: float,
-    inner_steps: int,
-    loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
-) -> Tensor:
+def query_loss(model: nn.Module, params: Params, tasks: Task, *, inner_lr: float, inner_steps: int) -> Tensor:
     """The mean over a stack of tasks of the query loss after `inner_steps` steps of `maml.adapt` on the support loss, a scalar.
 
-    To `meta_gradient` and `meta_train` the stack is one task, so give them a stack of stacks, one for each seed.
+    Both losses are `batch_loss`. To `meta_gradient` and `meta_train` the stack is one task, so give them a stack of stacks,
+    `(1, n_tasks, n, ...)`, and of several seeds one for each.
 
     Args:
-        model: a network of `mamlkit.models.mlp`.
-        params: theta, by name, all of the model's.
+        model: a network of `mamlkit.models.mlp`, with batch norm or without.
+        params: theta, by name, all of the model's, as `initial_params` gives them where nothing is frozen or tied.
         tasks: a stack; `support.x` is `(n_tasks, n, ...)`.
         inner_lr: alpha, one for all parameters.
         inner_steps: K >= 0.
-        loss: of predictions `(n, outputs)` and targets `y`.
 
     Raises:
-        ValueError: a layer with parameters that is neither linear nor batch norm (a convolution has more places than weights and
-            would gain nothing), parameters that are missing, `inner_steps` below 0, or malformed tasks.
+        TypeError: tasks that are no stack.
+        ValueError: a model that is no plain chain of linear layers, batch norm without running statistics and layers without
+            parameters; parameters that are missing or unknown; `inner_steps` below 0; malformed tasks.
 
-    Irie et al. (2022), section 3.2. Derived in chapter `gpu-few-shot`.
+    Irie et al. (2022). Derived in chapter `gpu-few-shot`.
     """
     check_counts(0, inner_steps=inner_steps)
+    if isinstance(tasks, list):
+        raise TypeError(
+            "tasks is a list, but the dual form takes a stack; use maml.adapt for tasks of unequal sizes"
+        )
     n_tasks(tasks)
-    layers = _layers(model, params)
-    each = partial(_task_loss, layers, inner_lr=inner_lr, inner_steps=inner_steps, loss=loss)
+    check_names(model, params)
+    layers = _chain(model, params)
+    each = partial(_task_loss, layers, inner_lr=inner_lr, inner_steps=inner_steps)
     return vmap(each, (None, 0), randomness="different")(params, tasks).mean()
 
 
-def _layers(model: Network, params: Params) -> Layers:
-    layers = [(name, layer) for name, layer in model.named_modules() if not list(layer.children())]
-    for name, layer in layers:
+def _chain(model: nn.Module, params: Params) -> Layers:
+    if type(model) is not Network or type(model.body) is not nn.Sequential:
+        raise ValueError(
+            f"model is a {type(model).__name__}, but the dual form walks through a network of mamlkit.models.mlp; use maml.adapt"
+        )
+    layers: Layers = [
+        (f"body.{name}", layer) for name, layer in model.body._modules.items() if layer is not None
+    ]
+    for name, layer in [*layers, ("head", model.head)]:
         own = [f"{name}.{p}" for p, _ in layer.named_parameters()]
-        if own and not isinstance(layer, nn.Linear | nn.BatchNorm1d):
+        known = isinstance(layer, nn.Linear) or (
+            isinstance(layer, nn.BatchNorm1d) and layer.running_mean is None
+        )
+        if not (known or (not own and not list(layer.children()) and not list(layer.buffers()))):
             raise ValueError(
-                f"{name} is a {type(layer).__name__}, but the dual form knows Linear and BatchNorm1d; use maml.adapt"
+                f"{name} is a {type(layer).__name__}, but the dual form knows Linear, BatchNorm1d with "
+                f"track_running_stats=False, and layers without parameters; use maml.adapt"
             )
-        if lacking := [name for name in own if name not in params]:
-            raise ValueError(f"params lacks {lacking[0]}; give all of the model's, as initial_params does")
-    return layers
+        if lacking := [p for p in own if p not in params]:
+            raise ValueError(
+                f"params lacks {lacking[0]}; the dual form takes all of the model's, none frozen and none tied"
+            )
+    return [*layers, ("head", model.head)]
 
 
-def _task_loss(
-    layers: Layers,
-    params: Params,
-    task: Task,
-    *,
-    inner_lr: float,
-    inner_steps: int,
-    loss: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    weights = {f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)}
-    W = {name: p for name, p in params.items() if name in weights}
+def _task_loss(layers: Layers, params: Params, task: Task, *, inner_lr: float, inner_steps: int) -> Tensor:
+    linear = {f"{name}.weight" for name, layer in layers if isinstance(layer, nn.Linear)}
+    W = {name: p for name, p in params.items() if name in linear}
     phi = {
-        name: p for name, p in params.items() if name not in weights
+        name: p for name, p in params.items() if name not in linear
     }  # biases and norms move as they always do
     factors: list[tuple[Params, Params]] = []  # X_k and D_k of each layer
 
@@ -106,10 +108,10 @@ def _task_loss(
             elif isinstance(layer, nn.BatchNorm1d):
                 # Written out: torch's own has a wrong second derivative here, where the mean over tasks is taken inside.
                 var, mean = torch.var_mean(x, 0, correction=0)
-                x = (x - mean) * torch.rsqrt(var + layer.eps) * phi[weight] + bias
+                x = (x - mean) * torch.rsqrt(var + layer.eps) * phi.get(weight, 1.0) + bias
             else:
                 x = layer(x)
-        return loss(x, batch.y), inputs
+        return batch_loss(nn.Identity(), {}, Batch(x, batch.y)), inputs
 
     n = len(task.support.y)
     nothing = {
