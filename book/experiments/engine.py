@@ -290,7 +290,7 @@ def measure(config: Config, device: torch.device) -> dict[str, Any]:
             if f"{name} {rung}" in steps:
                 profiles[f"{name} {rung}"] = where(steps[f"{name} {rung}"], device)
         laptop = replace(omniglot.RUNS[f"laptop-{name}-5w1s"], meta_batch_size=config.meta_batch_size)
-        costs[name] = omniglot.cost(laptop, model, loss_of(config, model), device)
+        costs[name] = omniglot.cost(model, loss_of(config, model), omniglot.noise(laptop, device), device)
 
     clock: dict[str, list[float]] = {job: [] for job in steps}
     processor: dict[str, list[float]] = {job: [] for job in steps}

@@ -125,7 +125,7 @@ TRAPS = {
 }
 GROUPS = {
     "ladder": [name for name in [*RUNS, *TRAPS] if not name.startswith(("laptop", "half", "mlp"))],
-    "cpu": ["paper-mlp-5w1s", "paper-mlp-5w5s", "mlp-traps", "half-conv-5w1s", "half-conv-20w1s"],
+    "cpu": ["paper-mlp-5w1s", "paper-mlp-5w5s", "half-conv-5w1s", "half-conv-20w1s"],
     "laptop": [name for name in [*RUNS, *TRAPS] if name.startswith("laptop")],
 }
 
@@ -191,8 +191,8 @@ def losses_of(
 
 
 def in_dual_form(config: Config) -> bool:
-    """Whether meta-training writes no adapted weights down: the same meta-gradient, faster for fully connected layers."""
-    return config.network == "mlp" and not config.first_order
+    """Whether meta-training writes no adapted weights down: the same meta-gradient, faster for the run's wide layers."""
+    return config.network == "mlp" and not config.first_order and config.precision != "bf16"
 
 
 def as_taken(config: Config, tasks: Task) -> Task:
@@ -201,6 +201,11 @@ def as_taken(config: Config, tasks: Task) -> Task:
         return tasks
     stacks: Task = tree_map(lambda t: t.unflatten(0, (-1, config.meta_batch_size)), tasks)
     return stacks
+
+
+def noise(config: Config, device: torch.device) -> Task:
+    """The tasks of one meta-step and seed, of noise pixels, which take as long as drawings."""
+    return draw(torch.rand(40, 20, 1, 28, 28, device=device), config.meta_batch_size, config, 0)
 
 
 def by_seed(measure: Callable[[Params], Tensor], params: Params) -> Tensor:
@@ -236,7 +241,7 @@ def train(name: str, config: Config, at: Setting) -> tuple[nn.Module, Trained]:
         meta_steps=config.meta_steps,
         meta_optimizer=partial(torch.optim.Adam, lr=config.meta_lr),
         generator=torch.Generator(device=at.device).manual_seed(config.seeds[0]),
-        chunk_size=1 if in_dual_form(config) and at.device.type == "cpu" else at.chunk_size,
+        chunk_size=at.chunk_size,
         n_seeds=len(config.seeds),
         compiled=not at.plain and compiles(config, at.device),
         validate=validate,
@@ -259,13 +264,14 @@ def kept(name: str, at: Setting) -> Params:
 
     `--shipped` takes, in place of nothing, those of the first seed that are kept in half precision beside the run's record.
     """
-    for record in (at.folder / f"{name}.json", *([place_of(name, at)] if at.shipped else [])):
+    places = [(at.folder / f"{name}.json", True), *([(place_of(name, at), False)] if at.shipped else [])]
+    for record, all_seeds in places:
         try:
             records.check_place(record, f"omniglot-{name}", asdict(RUNS[name]))
             weights = records.load_weights(record, device=at.device)
         except (OSError, ValueError):  # not there, other settings, or other bytes
             continue
-        return weights if record.parent == at.folder else {key: p.float()[None] for key, p in weights.items()}
+        return weights if all_seeds else {key: p.float()[None] for key, p in weights.items()}
     return {}
 
 
@@ -315,7 +321,7 @@ def run(name: str, at: Setting) -> None:
         "curve_loss": [block.mean(0).tolist() for block in blocks],
         "train_seconds": trained.seconds,
         "train_peak_bytes": peak,  # None on a CPU, where only a process of its own could tell
-        "cost": cost(config, model, task_loss, at.device),
+        "cost": cost(model, task_loss, as_taken(config, noise(config, at.device)), at.device),
         "n_parameters": sum(p.numel() for p in initial_params(model).values()),
     }
     weights = {}
@@ -354,14 +360,12 @@ PROBES = {"cuda": (8192, 2**28), "cpu": (2048, 2**25)}
 
 
 def cost(
-    config: Config, model: nn.Module, task_loss: Callable[[Params, Task], Tensor], device: torch.device
+    model: nn.Module, loss: Callable[[Params, Task], Tensor], tasks: Task, device: torch.device
 ) -> dict[str, float]:
     """Operations and bytes of one meta-step of one seed, and what the device can do of each in a second, measured now."""
-    pictures = torch.rand(40, 20, 1, 28, 28, device=device)
-    tasks = as_taken(config, draw(pictures, config.meta_batch_size, config, 0))
     with FlopCounterMode(display=False) as flops, Bytes() as traffic:
         # Task by task: of vmap's grouped convolutions the counter counts the zeros between the groups too.
-        meta_gradient(task_loss, initial_params(model), tasks, chunk_size=1)
+        meta_gradient(loss, initial_params(model), tasks, chunk_size=1)
 
     def per_second(work: float, step: Callable[[], object]) -> float:
         best = math.inf
@@ -422,7 +426,8 @@ def traps(name: str, at: Setting, *, n_tasks: int | None = None, n_of_orders: in
                         cells.append({**cell, "test_steps": steps, **summary(each)})
                         print(cells[-1], flush=True)
         orders.append({"run": of, **label_orders(config, model, adapt(1), best[of], at, n_of_orders)})
-    metrics = {"cells": cells, "label_orders": orders, "n_tasks": n_tasks}
+    n_seeds = {of: len(next(iter(params.values()))) for of, params in best.items()}
+    metrics = {"cells": cells, "label_orders": orders, "n_tasks": n_tasks, "n_seeds": n_seeds}
     write(name, settings, metrics, at, started, time.monotonic() - began)
 
 
@@ -521,7 +526,7 @@ def main() -> None:
     parser.add_argument(
         "--chunk-size",
         type=whole(1),
-        help="tasks of a seed differentiated at once, default all; fewer need less memory",
+        help="tasks of a seed differentiated at once, default all; fewer need less memory; fully connected always all",
     )
     parser.add_argument(
         "--threads", type=whole(1), default=min(2, os.cpu_count() or 1), help="default %(default)s"
