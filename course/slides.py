@@ -200,7 +200,8 @@ def chosen(book: Book, found: list[Thing], room: int) -> list[Thing]:
 def value(thing: Thing) -> float:
     if "no-slide" in thing.tags:
         return 0
-    return WORTH.get(thing.kind, 0) + 1000 * ("slide" in thing.tags)
+    worth = WORTH.get(thing.kind, 0)
+    return worth + 1000 if worth and "slide" in thing.tags else worth
 
 
 def middle(book: Book, chapter: Chapter, room: int) -> list[Slide]:
