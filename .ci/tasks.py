@@ -280,12 +280,16 @@ def kit() -> int:
 
 
 def work() -> int:
-    folder, new = ROOT / "work", []
+    folder = ROOT / "work"
     folder.mkdir(exist_ok=True)
-    for page in sorted([*(ROOT / "book").glob("*.ipynb"), *(ROOT / "book").glob("*.md")]):
-        if not os.path.lexists(folder / page.name):
-            shutil.copyfile(page, folder / page.name)
-            new.append(page.stem)
+    new = sorted(p.stem for p in (ROOT / "book").glob("*.ipynb") if not os.path.lexists(folder / p.name))
+    if new:  # as any notebook program shows them, with solutions folded
+        sys.path.append(str(Path(__file__).resolve().parent.parent / "course"))
+        from editions import for_a_reader
+
+        for name, notebook in for_a_reader().items():
+            if not os.path.lexists(copy := folder / f"{name}.ipynb"):
+                copy.write_text(notebook, encoding="utf-8")
     for shared in ("experiments", "records", "_static"):
         if not os.path.lexists(folder / shared):
             (folder / shared).symlink_to(Path("..", "book", shared))

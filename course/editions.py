@@ -401,6 +401,13 @@ def contents(kind: str, book: Shelf, wheel: Path) -> dict[str, bytes]:
     return files
 
 
+def for_a_reader(setup: str = "") -> dict[str, str]:
+    """The chapters with their solutions folded, and the pages beside them, as the text of a notebook by its name."""
+    book = Shelf.read()
+    chapters = {chapter.name: edition(chapter, book, "reader", setup)[0] for chapter in book.chapters}
+    return {name: writes(notebook) + "\n" for name, notebook in (chapters | pages(book)).items()}
+
+
 def archive(path: Path, files: dict[str, bytes]) -> None:
     """Write a zip that depends on what is in it and on nothing else: sorted, all of one time, in a folder of its name."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -458,11 +465,8 @@ def main(arguments: list[str]) -> int:
             print("BOOK_REPOSITORY is not set; a hosted chapter must know where to fetch the book from")
             return 1
         (out / "book").mkdir(parents=True, exist_ok=True)
-        chapters = {
-            chapter.name: edition(chapter, book, "reader", fetching())[0] for chapter in book.chapters
-        }
-        for name, notebook in (chapters | pages(book)).items():
-            (out / "book" / f"{name}.ipynb").write_text(writes(notebook) + "\n", encoding="utf-8")
+        for name, notebook in for_a_reader(fetching()).items():
+            (out / "book" / f"{name}.ipynb").write_text(notebook, encoding="utf-8")
         return 0
     with tempfile.TemporaryDirectory() as folder:
         wheel = built_wheel(Path(folder))
