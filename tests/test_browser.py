@@ -49,6 +49,16 @@ def test_a_page_fits_a_phone(visit, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_paper_shows_the_solutions_that_a_reader_has_opened(visit):
+    page = visit("book/objective")
+    hints, solutions = page.locator("details.sd-dropdown"), page.locator(".solution")
+    hints.nth(0).locator("summary").click()
+    solutions.nth(0).locator("button.toggle-button").click()
+    page.emulate_media(media="print")
+    for folded in (hints, solutions):
+        assert [folded.nth(i).is_visible() for i in (0, 1)] == [True, False]
+
+
 def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):
     shown = "(image) => [image.currentSrc, image.naturalWidth, image.getBoundingClientRect().width]"
     sources = {}

@@ -98,6 +98,12 @@ def test_every_file_of_weights_in_the_book_stands_in_one_record():
     assert sorted(named) == sorted(path.name for path in BOOK.glob("records/*.safetensors"))
 
 
+def test_without_the_book_what_is_missing_is_in_its_repository(path, monkeypatch, tmp_path):
+    monkeypatch.setattr(mamlkit, "__file__", str(tmp_path / "mamlkit" / "__init__.py"))
+    with pytest.raises(FileNotFoundError, match="copy it from book/records of the book's repository"):
+        load(path)
+
+
 def test_what_is_missing_says_where_it_was_looked_for_and_how_to_get_it(path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=rf"{path} .* `python book/experiments/omniglot\.py`"):
         load(path)

@@ -313,7 +313,10 @@ def _there(path: Path) -> Path:
         return path
     script, _, run = path.stem.partition("-")
     book = Path(mamlkit.__file__).resolve().parents[1] / "book"
-    what, cure = "record", f"make it with `python book/experiments/{f'{script}.py {run}'.strip()}`"
+    command = f"`python book/experiments/{f'{script}.py {run}'.strip()}`"
+    what, cure = "record", f"make it with {command}"
+    if not (book / "experiments").is_dir():  # the library without the book
+        cure = f"copy it from book/records of the book's repository, or make it there with {command}"
     if path.suffix == ".safetensors":
         what, cure = "weights", "restore it from git"
     elif path.name and (book / "records" / path.name).is_file():
