@@ -26,12 +26,13 @@ import sinusoids
 import torch
 from PIL import Image
 from runs import TINY, call, made_up, small
+from torch.utils._pytree import tree_map
 
 from mamlkit import training
 from mamlkit.data import image_sets
 from mamlkit.data.image_sets import ImageClasses
-from mamlkit.meta import nearest_neighbour
-from mamlkit.models import PatchConv2d
+from mamlkit.meta import meta_gradient, nearest_neighbour, query_loss
+from mamlkit.models import PatchConv2d, initial_params
 from mamlkit.page import records
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -155,8 +156,10 @@ def test_the_engine_ends_with_a_record(tmp_path, monkeypatch):
     assert metrics["step_ms_by_round"].keys() == {f"mlp {rung}" for rung in rungs}
     assert metrics["failed"] == {}
     assert metrics["difference_from_float64_loop"]["mlp vmap"]["cosine"] > 0.99
-    forward = 2 * 2 * 10 * (784 * 256 + 256 * 128 + 128 * 64 + 64 * 64 + 64 * 5)  # 2 tasks of 10 drawings
-    assert 1 < metrics["cost"]["mlp"]["flop_per_meta_step"] / forward < 9, "as drawn, of 3 to 5 classes"
+    run = omniglot.RUNS["laptop-mlp-5w1s"]
+    drawings = 2 * 2 * run.n_way * run.k_shot  # of two tasks, to learn from and to be judged on
+    forward = 2 * drawings * (784 * 256 + 256 * 128 + 128 * 64 + 64 * 64 + 64 * run.n_way)
+    assert 3 < metrics["cost"]["mlp"]["flop_per_meta_step"] / forward < 9
 
 
 def test_on_a_cpu_convolutions_have_a_rung_of_patches(monkeypatch):
@@ -323,6 +326,7 @@ def test_the_trap_grid_measures_every_way(unbroken):
     ways = ("run", "normalisation", "rotated", "k_query", "test_steps")
     cells = [tuple(cell[way] for way in ways) for cell in metrics["cells"]]
     assert len(cells) == len(set(cells)) == 2 * 2 * 6 * 3
+    assert metrics["n_seeds"] == {NAMES[0]: 2, NAMES[2]: 2}
     for orders in metrics["label_orders"]:
         assert orders["n_orders"] == 6
         assert (torch.tensor(orders["lowest"]) <= torch.tensor(orders["highest"])).all()
@@ -338,6 +342,31 @@ def test_the_trap_grid_measures_no_weights_but_those_its_runs_left(unbroken, tmp
     monkeypatch.setitem(omniglot.RUNS, NAMES[2], replace(omniglot.RUNS[NAMES[2]], meta_steps=13))
     with pytest.raises(FileNotFoundError, match=f"measures {NAMES[2]}, whose weights"):
         omniglot.traps("laptop-traps", at)
+
+
+def test_where_a_run_left_no_weights_its_shipped_ones_are_asked_for_by_name(unbroken, tmp_path):
+    at = tiny(unbroken)
+    whole, elsewhere = omniglot.kept(NAMES[0], at), at._replace(folder=tmp_path)
+    shipped = omniglot.kept(NAMES[0], elsewhere._replace(shipped=True))
+    assert omniglot.kept(NAMES[0], elsewhere) == {}
+    assert shipped.keys() == whole.keys()
+    assert all(torch.equal(p, whole[name][:1].half().float()) for name, p in shipped.items())
+    assert omniglot.kept(NAMES[0], at._replace(shipped=True))["head.weight"].equal(whole["head.weight"])
+
+
+@pytest.mark.parametrize("first_order", [False, True])
+def test_a_fully_connected_run_follows_mamls_meta_gradient(tmp_path, first_order):
+    at = tiny(tmp_path)
+    config = replace(omniglot.RUNS[NAMES[1]], first_order=first_order)
+    assert omniglot.in_dual_form(config) != first_order
+    assert not omniglot.in_dual_form(replace(config, precision="bf16"))
+    model = omniglot.network(config, at.device).double()
+    loss, adapt = omniglot.losses_of(config, model)
+    tasks, params = omniglot.noise(config, at.device), initial_params(model)
+    tasks = tree_map(lambda t: t.double() if t.is_floating_point() else t, tasks)
+    theirs = meta_gradient(partial(query_loss, model, adapt(config.inner_steps)), params, tasks)
+    ours = meta_gradient(loss, params, omniglot.as_taken(config, tasks))
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 
 def test_the_frozen_runs_are_the_papers():
