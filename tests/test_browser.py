@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from functools import partial
 
 import numpy as np
@@ -54,9 +55,21 @@ def test_paper_shows_the_solutions_that_a_reader_has_opened(visit):
     hints, solutions = page.locator("details.sd-dropdown"), page.locator(".solution")
     hints.nth(0).locator("summary").click()
     solutions.nth(0).locator("button.toggle-button").click()
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
     page.emulate_media(media="print")
     for folded in (hints, solutions):
         assert [folded.nth(i).is_visible() for i in (0, 1)] == [True, False]
+
+
+def test_the_printed_book_has_every_solution(browser):
+    sys.path.insert(0, str(HTML.parents[1] / ".ci"))
+    import pdf
+
+    page = browser.new_page(offline=True)
+    text = "".join(sheet.extract_text() for sheet in pdf.printed(page, "objective").pages)
+    assert text.count("Solution to Exercise") == page.locator(".solution").count() > 2
+    assert text.count("Hint") == page.locator("details.sd-dropdown summary", has_text="Hint").count() > 2
+    page.close()
 
 
 def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):

@@ -123,14 +123,19 @@ def test_archives_made_twice_are_equal(tmp_path):
     assert (tmp_path / "one/book.zip").read_bytes() == (tmp_path / "two/book.zip").read_bytes()
 
 
-def test_the_solutions_of_an_exam_are_the_teachers_alone():
-    [question] = [cell.source for cell in editions.teaching(BOOK).cells if "**Question 2.1.**" in cell.source]
-    solution = question.split("**Solution.** ")[1]
+def test_a_teacher_plans_from_the_edition_and_the_solutions_of_an_exam_are_the_teachers_alone():
+    cells = [cell.source for cell in editions.teaching(BOOK).cells]
+    [question] = [cell for cell in cells if "**Question 2.1.**" in cell]
+    assert len(question.split("**Solution.** ")[1]) > 20
+    assert [cell for cell in cells if cell.startswith("### Two weeks") and "(objective.ipynb)" in cell]
+    rows = [line for cell in cells for line in cell.split("\n") if re.search(r"^\| \d+\. .* ★", line)]
+    assert len(rows) == sum(len(chapter.exercises) for chapter in BOOK.chapters)
 
     wheel = Path(__file__)  # any file will do
-    given = {kind: "teaching.ipynb" in editions.contents(kind, BOOK, wheel) for kind in editions.KINDS}
-    assert len(solution) > 20
-    assert given == {"student": False, "teacher": True, "reader": False}
+    files = {kind: editions.contents(kind, BOOK, wheel) for kind in editions.KINDS}
+    there = {kind: "teaching.ipynb" in of for kind, of in files.items()}
+    led = {kind: b"(teaching.ipynb)" in of["index.ipynb"] for kind, of in files.items()}
+    assert there == led == {"student": False, "teacher": True, "reader": False}
 
 
 @pytest.mark.parametrize(
