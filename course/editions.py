@@ -218,8 +218,9 @@ def solution_code(cell: NotebookNode, kind: str, *, second: bool) -> list[dict]:
         folded = {"source_hidden": True, "outputs_hidden": True}
         code |= {"metadata": {"jupyter": folded}, "source": f"# The solution\n{code['source']}"}
         return [] if kept_back else [code]
-    if not kept_back:
-        return [*([markdown_cell("**The right answer**")] if second else []), code]
+    if not kept_back:  # what comes after the answer only looks at it
+        answers = second and 'exercise("' in cell.source
+        return [*([markdown_cell("**The right answer**")] if answers else []), code]
     right = any("✓ " in output.get("text", "") for output in cell.outputs)
     title = "Another right answer" if right else "A common wrong answer"
     return [markdown_cell(f"**{title}**, and what the check says to it"), code]

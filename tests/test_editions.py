@@ -94,6 +94,9 @@ def test_a_teacher_has_every_solution_and_a_wrong_answer_that_is_refused(chapter
     refused = [output.text for cell in after for output in cell.outputs]
     labels = [exercise["label"] for exercise in chapter.exercises]
     assert {re.match(r"… (ex-\S+): not yet \((?!no answer)", text)[1] for text in refused} == set(labels)
+    right = [b for a, b in pairwise(notebook.cells) if a.source.startswith("**The right answer**")]
+    solved = [text for cell in right for text in re.findall(r"✓ (ex-\S+): solved", cell.outputs[-1].text)]
+    assert len(solved) == len(set(solved)) == len(right)
 
 
 @pytest.mark.parametrize("kind", editions.KINDS)
