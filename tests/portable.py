@@ -2,7 +2,7 @@
 
     python tests/portable.py                 every setting
     python tests/portable.py default-1       these settings
-    python tests/portable.py --turn          one setting, another one with every commit
+    python tests/portable.py --turn          one setting and a quarter of the chapters, others with every commit
 
 A setting is named by its instructions (`native`, `avx2`, `default`: no vector instructions beyond those that
 all have; `shaken`: every network starts a few roundings away, as on a processor that nobody has) and its threads.
@@ -35,6 +35,7 @@ SETTINGS = {
     for name, environment in INSTRUCTIONS.items()
     for threads in (1, 2)
 }
+QUARTERS = 4  # all chapters in one setting can take longer than everything else that a change has to pass
 VARIABLES = {variable for environment in SETTINGS.values() for variable in environment}
 
 
@@ -45,9 +46,10 @@ def environment(name: str, folder: str) -> dict[str, str]:
     return {**outside, **SETTINGS[name], "TORCHINDUCTOR_CACHE_DIR": str(cache)}
 
 
-def in_turn(n_commits: int) -> str:
-    """The setting whose turn it is after so many commits."""
-    return list(SETTINGS)[n_commits % len(SETTINGS)]
+def in_turn(n_commits: int, chapters: list[str]) -> tuple[str, list[str]]:
+    """The setting and the chapters whose turn it is after so many commits: once all settings had theirs, the next quarter's."""
+    quarter = n_commits // len(SETTINGS) % QUARTERS
+    return list(SETTINGS)[n_commits % len(SETTINGS)], chapters[quarter::QUARTERS]
 
 
 def run(name: str, chapters: list[str], folder: str) -> tuple[str, bool]:
@@ -74,18 +76,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "names", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)} (default: all)"
     )
-    parser.add_argument("--turn", action="store_true", help="only the setting whose turn it is")
+    parser.add_argument(
+        "--turn", action="store_true", help="only the setting and the chapters whose turn it is"
+    )
     parser.add_argument("--only", action="append", default=[], metavar="CHAPTER", help="run only this one")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.names if name not in SETTINGS]:
         parser.error(f"no setting is called {unknown[0]!r}; there are {', '.join(SETTINGS)}")
     names = options.names or list(SETTINGS)
+    chapters = [str(ROOT / "book" / f"{Path(name).stem}.ipynb") for name in options.only]
+    chapters = chapters or sorted(map(str, (ROOT / "book").glob("*.ipynb")))
     if options.turn:
         ask = ("git", "rev-list", "--count", "HEAD")
         count = subprocess.run(ask, cwd=ROOT, capture_output=True, text=True, check=False)
-        names = [in_turn(int(count.stdout) if count.returncode == 0 else int(time.time()) // 86_400)]
-    chapters = [str(ROOT / "book" / f"{Path(name).stem}.ipynb") for name in options.only]
-    chapters = chapters or sorted(map(str, (ROOT / "book").glob("*.ipynb")))
+        done = int(count.stdout) if count.returncode == 0 else int(time.time()) // 86_400
+        name, quarter = in_turn(done, chapters)
+        names, chapters = [name], chapters if options.only else quarter
+        print("chapters:", *(Path(chapter).stem for chapter in chapters))
     with tempfile.TemporaryDirectory() as folder:
         rows = [run(name, chapters, folder) for name in names]
     print("\nsetting    seconds  passed  failed", *(row for row, _ in rows), sep="\n", flush=True)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from copy import deepcopy
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 import comparison
@@ -343,11 +344,14 @@ def test_a_setting_takes_over_nothing_from_another_and_compiles_for_itself(monke
     assert caches == {Path("mine", instructions) for instructions in portable.INSTRUCTIONS}
 
 
-def test_every_setting_has_its_turn():
-    every = len(portable.SETTINGS)
-    turns = [portable.in_turn(n) for n in range(2 * every)]
+def test_every_setting_has_its_turn_and_in_it_every_chapter():
+    every, chapters = len(portable.SETTINGS), [f"chapter {i}" for i in range(31)]
+    turns = [portable.in_turn(n, chapters) for n in range(4 * every)]
 
-    assert set(turns[:every]) == set(turns[every:]) == set(portable.SETTINGS)
+    assert {name for name, _ in turns[:every]} == set(portable.SETTINGS)
+    assert max(len(part) for _, part in turns) == 8
+    ran = [(name, chapter) for name, part in turns for chapter in part]
+    assert sorted(ran) == sorted(product(portable.SETTINGS, chapters))
 
 
 def test_a_shaken_network_starts_roundings_away_and_no_other_does():
