@@ -50,6 +50,26 @@ def test_a_page_fits_a_phone(visit, name):
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_what_goes_on_beyond_an_edge_fades_there_until_one_has_scrolled_to_its_end(visit):
+    page = visit("book/when-maml-wins", width=390, height=844)
+
+    found = page.evaluate(
+        """async () => {
+          const frames = () => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+          const boxes = [...document.querySelectorAll('article :is(.results, mjx-container[display="true"])')];
+          const fade = (box, side) => parseFloat(getComputedStyle(box).getPropertyValue("--fade-" + side));
+          const fades = () => boxes.map((box) => ["left", "right"].map((side) => fade(box, side)));
+          const beyond = boxes.map((box) => box.scrollWidth - box.clientWidth), before = fades();
+          boxes.forEach((box, i) => { box.scrollLeft = beyond[i]; });
+          await frames();
+          return fades().map((after, i) => [beyond[i] > 0, before[i], after]);
+        }"""
+    )
+    assert {wide for wide, *_ in found} == {True, False}
+    fades = {True: [[0, 24], [24, 0]], False: [[0, 0], [0, 0]]}
+    assert all(both == fades[wide] for wide, *both in found), found
+
+
 def test_paper_shows_the_solutions_that_a_reader_has_opened(visit):
     page = visit("book/objective")
     hints, solutions = page.locator("details.sd-dropdown"), page.locator(".solution")
