@@ -170,6 +170,22 @@ def test_on_a_cpu_convolutions_have_a_rung_of_patches(monkeypatch):
     assert [call.kwargs["patches"] for call in made.call_args_list] == [False, False, True]
 
 
+def test_on_a_cpu_dense_layers_have_a_rung_in_the_dual_form():
+    config, cpu = engine.Config(meta_batch_size=3), torch.device("cpu")
+    model = engine.network(config, "mlp", cpu)
+    ladder = engine.rungs(config, "mlp", model, cpu)
+    assert [*ladder] == ["loop", "vmap", "on device", "compiled", "dual", "bf16", "seeds"]
+    model, tasks = (
+        model.double(),
+        tree_map(
+            lambda t: t.double() if t.is_floating_point() else t, omniglot.noise(PAPER["paper-mlp-5w1s"], cpu)
+        ),
+    )
+    theirs = ladder["vmap"].gradient(initial_params(model), tasks)
+    ours = engine.in_dual_form(config, model)(initial_params(model), tasks)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
+
+
 def test_a_step_goes_by_kind_of_operator_and_what_is_compiled_element_by_element(monkeypatch):
     took = {
         "aten::mm": 1,

@@ -5,10 +5,10 @@
 
 The networks and tasks are those of `omniglot.py laptop`, the pixels noise, which takes the same time. Each rung keeps what the
 rungs below it changed, but "tf32", "bf16" and "seeds" each stand on the rung before all three: "on device" on a CPU, "recorded"
-on a GPU, which has more rungs. "patches" makes every convolution a matrix product, as a GPU and the compiler want it. They take
-turns in short bursts, in a new order in every round, so that a slow moment of the machine hits all alike. Beside the clock stands
-the processor time of this process, which other work on the machine hardly touches. Before that, each rung's meta-gradient is
-compared with the loop's in float64.
+on a GPU, which has more rungs. "patches" makes every convolution a matrix product, as a GPU and the compiler want it; "dual" is
+"compiled" for dense layers whose adapted weights are not written down. They take turns in short bursts, in a new order in every
+round, so that a slow moment of the machine hits all alike. Beside the clock stands the processor time of this process, which
+other work on the machine hardly touches. Before that, each rung's meta-gradient is compared with the loop's in float64.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
-from mamlkit.algorithms import maml
+from mamlkit.algorithms import dual, maml
 from mamlkit.compiling import _recorded
 from mamlkit.meta import TaskLoss, meta_gradient, query_loss
 from mamlkit.models import conv4, in_bfloat16, initial_params, mlp
@@ -140,6 +140,12 @@ def loss_of(config: Config, model: nn.Module) -> TaskLoss:
     return partial(query_loss, model, adapt)
 
 
+def in_dual_form(config: Config, model: nn.Module) -> Gradient:
+    """The meta-gradient of a fully connected network, to whose loss the stack of tasks is one."""
+    loss = partial(dual.query_loss, model, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
+    return lambda params, tasks: meta_gradient(loss, params, tree_map(lambda t: t[None], tasks))
+
+
 def rungs(config: Config, name: str, model: nn.Module, device: torch.device) -> dict[str, Rung]:
     """The rungs of a network by name, from the plainest on."""
     task_loss = loss_of(config, model)
@@ -167,6 +173,8 @@ def rungs(config: Config, name: str, model: nn.Module, device: torch.device) -> 
             found["patches"] = Rung(products)
         if name in config.compiled:
             found["compiled"] = Rung(compiled(products))
+            if name == "mlp":
+                found["dual"] = Rung(compiled(in_dual_form(config, model)))
         found["bf16"] = Rung(short)
         found["seeds"] = Rung(vmap(together), n_seeds=config.n_seeds)
     return found
