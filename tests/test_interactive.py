@@ -9,7 +9,10 @@ from interactive import (
     FIGURES,
     FINDING,
     GOALS,
+    NETWORKS,
     POLICY,
+    A,
+    W,
     all_differ,
     barriers,
     click,
@@ -112,6 +115,47 @@ def test_support_points_steps_and_tasks_change_what_the_networks_learn(show):
     assert all(row[1] == row[2] for row in rows(page))
 
 
+def test_descents_goal_is_a_rate_that_changes_sides_and_still_arrives(show):
+    page, met = show(descent().html), {}
+    for rate in (0.3, 0.5, 0.55, 0.7, 0.85, 1.05):
+        slide(page, "step size η", rate)
+        met[rate] = reached(page)
+    assert met == {rate: rate > 0.5 and 2 * abs(1 - 2 * rate) ** 12 < 1e-3 for rate in met}
+    slide(page, "step size η", 0.7)
+    slide(page, "start x₀", 0)  # changes no side
+    assert not reached(page)
+
+
+def test_the_planes_goal_is_to_come_near_the_least_loss_after_a_step(show):
+    page, met = show(widgets.two_tasks(W, A, inner_lr=0.2).html), []
+    for act in (
+        lambda: click(page, "θ to the MAML optimum"),
+        lambda: click(page, "θ to the joint optimum"),
+        lambda: slide(page, "inner step α", 0.01),
+        lambda: drag(grip(page, "initialisation θ"), 90, -60),
+    ):
+        act()
+        mine, _, least = (float(row[-1]) for row in rows(page))
+        met.append(reached(page))
+        assert met[-1] == (mine <= 1.05 * least)
+    assert met == [True, False, True, False]
+
+
+def test_the_sinusoids_goal_is_to_quarter_an_error_with_one_step_on_two_points(show):
+    params = {name: p / 9 for name, p in NETWORKS["maml"].items()}
+    params["4.bias"] = params["4.bias"] + 5  # a single step of size 1/2 takes off
+    figure = widgets.sinusoid_adaptation({"maml": params}, inner_lr=0.5)
+    page, met = show(figure.html), set()
+    for amplitude, steps, points in ((0.1, 1, 2), (5, 1, 2), (0.1, 2, 2), (0.1, 1, 3)):
+        slide(page, "amplitude", amplitude)
+        slide(page, "gradient steps", steps)
+        slide(page, "support points", points)
+        ((_, before, after),) = rows(page)
+        met.add(reached(page))
+        assert reached(page) == ((steps, points) == (1, 2) and float(after) <= float(before) / 4)
+    assert met == {True, False}
+
+
 def test_the_game_is_played_with_mouse_and_keys_and_keeps_the_score(show):
     figure = widgets.few_shot_game(image_tasks(n_tasks=3))
     answers = figure.settings["answers"]
@@ -131,8 +175,13 @@ def test_the_game_is_played_with_mouse_and_keys_and_keeps_the_score(show):
 
     assert "you 2 of 3, the nearest neighbour in pixels 3 of 3" in said(page)
     assert "last task" in said(page)
+    assert not reached(page)
     click(page, "Play again")
     assert "Choose with a click" in said(page)
+    for key in (str(answers[0] + 1), "Enter", str(answers[1] + 1), "Enter", str(answers[2] + 1)):
+        assert not reached(page)
+        page.keyboard.press(key)
+    assert reached(page)
 
 
 def test_a_policy_adapts_to_the_goal_that_one_clicks_drags_or_keys_and_its_luck_is_drawn_anew(show):
@@ -158,6 +207,16 @@ def test_a_policy_adapts_to_the_goal_that_one_clicks_drags_or_keys_and_its_luck_
     ]
     before, after, oracle = (float(row[1]) for row in rows(page))
     assert oracle < after < before / 2
+
+
+def test_a_step_harms_in_most_draws_where_the_policy_goes_anyway(show):
+    page = show(
+        widgets.point_navigation(POLICY, [[0.45, 0.0], [0.06, 0.03]], inner_lr=0.015, rollouts=2).html
+    )
+    for far in (True, False):
+        lower = int(re.search(r"(\d+) of 30 lower the cost", said(page))[1])
+        assert reached(page) == (lower < 15) == (not far)
+        click(page, "Next goal")
 
 
 def test_a_click_near_a_goal_takes_that_goal(show):

@@ -42,13 +42,15 @@ function render({ model, el }) {
   const again = button("Play again", () => {
     shown = 0;
     store(model, { guesses: [] });
+    choices.querySelector("button")?.focus({ preventScroll: true });
   });
   const said = finding();
+  const aim = goal(`be right at least as often as ${rivals.map(({ name }) => name).join(" and ")}, over all ${counted(answers.length, "task")}.`);
   let shown = model.get("guesses").length;
 
+  const right = (found) => model.get("guesses").filter((_, task) => found[task] === answers[task]).length;
   const score = () => {
     const guesses = model.get("guesses");
-    const right = (found) => guesses.filter((_, task) => found[task] === answers[task]).length;
     return `Score: you ${right(guesses)} of ${guesses.length}` + rivals.map(({ name, guesses: theirs }) => `, ${name} ${right(theirs)} of ${guesses.length}`).join("") + ".";
   };
   const choose = (choice) => {
@@ -80,6 +82,7 @@ function render({ model, el }) {
       }),
     );
     next.disabled = !answered || done;
+    aim.reached(done && rivals.every(({ guesses: theirs }) => right(guesses) >= right(theirs)));
     again.hidden = !guesses.length;
     if (hadFocus && answered) (done ? again : next).focus({ preventScroll: true });
     if (!answered) {
@@ -92,6 +95,6 @@ function render({ model, el }) {
     }
   };
   chooseByDigit(el, () => nWay, choose);
-  begin(model, el, "", query, element("p", { class: "maml-small" }, kShot === 1 ? "The support set, one drawing of each class:" : `The support set, ${kShot} drawings of each class:`), choices, controls(next, again), said.node);
+  begin(model, el, "", query, element("p", { class: "maml-small" }, kShot === 1 ? "The support set, one drawing of each class:" : `The support set, ${kShot} drawings of each class:`), choices, controls(next, again), aim.node, said.node);
   followed(model, "guesses", draw);
 }

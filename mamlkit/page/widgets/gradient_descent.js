@@ -25,6 +25,7 @@ function render({ model, el }) {
   const [level, decay] = [speed.line("soft", "quiet", "dashed"), speed.line("path")];
   const [dots, beads] = [valley, speed].map((plane) => plane.inside.appendChild(shape("g", { style: colour("path") })));
   const said = finding();
+  const aim = goal("choose a step size at which x changes sides with every step and still ends nearer to the minimum than 0.001.");
   const begins = (start) => store(model, { start: clamp(Math.round(start * 100) / 100, [-2.4, 2.4]) });
   const grip = handle(valley, {
     label: "Start x₀",
@@ -43,6 +44,7 @@ function render({ model, el }) {
       slider(model, "step_size", { label: "step size η", min: 0.05, max: 1.1, step: 0.01, format: fixed(2) }),
       slider(model, "start", { label: "start x₀", min: -2.4, max: 2.4, step: 0.01 }),
     ),
+    aim.node,
     said.node,
   );
 
@@ -58,6 +60,7 @@ function render({ model, el }) {
     beads.replaceChildren(...speed.dots(logs, 3.5));
     put(level, { d: speed.path([[0, logs[0][1]], [steps, logs[0][1]]]) });
     grip.show(start, start * start, `start at ${number(start)}`);
+    aim.reached(start !== 0 && factor < -1e-9 && Math.abs(visited[steps]) < 1e-3);
     said.say(
       `Step size η = ${stepSize.toFixed(2)}: every step multiplies x by 1 − 2η = ${number(factor)}, ` +
         `so |1 − 2η| = ${number(Math.abs(factor))} and ${verdict(stepSize)}. ` +

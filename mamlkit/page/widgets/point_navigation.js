@@ -98,6 +98,7 @@ function render({ model, el }) {
   });
   let asked = goals.findIndex((place) => distance(place, model.get("goal")) < 1e-3);
   const said = finding();
+  const aim = goal(`find a place for the goal where the step helps in fewer than half of the ${DRAWS} other draws.`);
   const costs = table(["policy", "mean cost"], `Over ${TRIALS} episodes, the same noise for all`);
 
   begin(
@@ -109,6 +110,7 @@ function render({ model, el }) {
       button("New rollouts", () => store(model, { seed: model.get("seed") + 1 })),
       button("Next goal", () => placed(goals[(asked = (asked + 1) % goals.length)])),
     ),
+    aim.node,
     said.node,
     costs.node,
   );
@@ -126,6 +128,7 @@ function render({ model, el }) {
     put(after, { d: trials.slice(0, 5).map(({ path }) => plane.path(path)).join("") });
     grip.show(...goal, `goal at ${point(goal, 3)}`);
     costs.fill([["before", "before the step", cost.before.toFixed(2)], ["maml", "after the step", cost.after.toFixed(2)], ["oracle", "told the goal", cost.oracle.toFixed(2)]]);
+    aim.reached(lower < DRAWS / 2);
     said.say(
       `Goal ${point(goal)}: a step on ${counted(rollouts, "rollout")} (draw ${seed + 1}) takes the cost from ${cost.before.toFixed(2)} to ${cost.after.toFixed(2)}; told the goal it is ${cost.oracle.toFixed(2)}. ` +
         `Other rollouts of the same number end between ${Math.min(...others).toFixed(2)} and ${Math.max(...others).toFixed(2)}; ${lower} of ${DRAWS} lower the cost.`,

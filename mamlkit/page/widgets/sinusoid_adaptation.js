@@ -41,6 +41,7 @@ function render({ model, el }) {
   const fresh = () => store(model, { support: model.get("support").map(drawn) });
   model.on("change:half_range", fresh);
   const said = finding();
+  const aim = goal(`with one gradient step on two points, take the error of ${nets[0].label} to a quarter of what it was.`);
   const errors = table(["network", "before", "after"], "Mean squared error against the sinusoid on −5 ≤ x ≤ 5");
 
   begin(
@@ -59,6 +60,7 @@ function render({ model, el }) {
       button("New points", fresh),
       tickBox(model, "half_range", "only the right half"),
     ),
+    aim.node,
     said.node,
     errors.node,
   );
@@ -80,6 +82,7 @@ function render({ model, el }) {
     });
     grips.forEach((grip, i) => grip.show(...points[i], `x ${number(points[i][0])}, y ${number(points[i][1])}`));
     errors.fill(results.map(({ look, label, before, after }) => [look, label, number(before), number(after)]));
+    aim.reached(steps === 1 && points.length === 2 && results[0].after <= results[0].before / 4);
     said.say(
       `After ${counted(steps, "gradient step")} on ${counted(points.length, "point")} the mean squared error is ` +
         results.map(({ label, before, after }) => `${number(after)} for ${label} (${number(before)} before)`).join(", ") + ".",

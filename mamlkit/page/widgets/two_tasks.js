@@ -22,6 +22,7 @@ function render({ model, el }) {
   );
   const thetaGrip = handle(plane, { label: "initialisation θ", moved: (place) => store(model, { theta: place.map(rounded) }) });
   const said = finding();
+  const aim = goal("bring the mean loss of θ after the step to within 5 % of the least that there is.");
   const losses = table(["start", "at", ...names.map((name) => `${name}, after`), "mean before", "mean after"], "Loss of each task after its own inner step");
   losses.node.classList.add("maml-places");
   const jump = (label, optimum) =>
@@ -44,6 +45,7 @@ function render({ model, el }) {
       jump("θ to the joint optimum", jointOptimum),
       jump("θ to the MAML optimum", mamlOptimum),
     ),
+    aim.node,
     said.node,
     losses.node,
   );
@@ -78,6 +80,7 @@ function render({ model, el }) {
       ...(jointBest ? [row("joint", "joint", jointBest)] : []),
       ...(mamlBest ? [row("maml", "MAML", mamlBest)] : []),
     ]);
+    aim.reached(mamlBest && meanAfter(theta) <= 1.05 * meanAfter(mamlBest));
     const yours = `With α = ${number(innerLr)}, θ = ${point(theta)} has mean loss ${number(before(theta))} before and ${number(meanAfter(theta))} after one step. `;
     if (!mamlBest || !jointBest) said.say(yours + "Many initialisations are equally good here: after the step nothing in at least one direction depends on θ.");
     else {
