@@ -122,4 +122,4 @@ notebooks: environment
 site: peers
 	@$(PY) .ci/tasks.py pages --fresh
 	$(call say,The site: links and pictures; then in a real browser)
-	$(pytest) tests/test_site.py tests/test_browser.py
+	$(pytest) -n 2 tests/test_site.py tests/test_browser.py
