@@ -199,6 +199,7 @@ def all_differ(page, *acts):
     return len(set(texts)) == len(texts)
 
 
+OF_COLOUR = ("color-contrast", "link-in-text-block")
 # Marks up to three texts of every look: equal colours have equal contrasts, and axe takes most of its time for those.
 ONE_OF_EACH_LOOK = """() => {
   const looks = new Map(), plain = /^(rgba\\(0, 0, 0, 0\\)|none|normal|1)$/;
@@ -224,16 +225,17 @@ ONE_OF_EACH_LOOK = """() => {
 
 def barriers(page, *excused: str) -> str:
     """What axe finds in the way of a reader with a keyboard, a screen reader or weak eyes."""
-    rules = {rule: {"enabled": False} for rule in ("color-contrast", *excused)}
+    rules = {rule: {"enabled": False} for rule in (*OF_COLOUR, *excused)}
     # a style sheet in a file can't be fetched, and the browser would say so
     return _axe(page, rules=rules, preload={"assets": ["media"]}) + faint(page)
 
 
 def faint(page) -> str:
-    """The texts in which axe finds too little contrast."""
+    """The texts that axe finds hard to see, against their ground or, links, in their line."""
     assert page.evaluate(ONE_OF_EACH_LOOK), "a page without a text"
-    contrast = {"type": "rule", "values": ["color-contrast"]}
-    return _axe(page, {"include": [["[data-look]"]]}, runOnly=contrast, preload=False)
+    rules = {"type": "rule", "values": [*OF_COLOUR]}
+    looks = ("[data-look]", "article p a", "article li a")
+    return _axe(page, {"include": [[look] for look in looks]}, runOnly=rules, preload=False)
 
 
 def _axe(page, context=None, **options) -> str:
