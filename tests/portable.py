@@ -35,7 +35,7 @@ SETTINGS = {
     for name, environment in INSTRUCTIONS.items()
     for threads in (1, 2)
 }
-QUARTERS = 4  # all chapters in one setting can take longer than everything else that a change has to pass
+QUARTERS = 4  # of the chapters, one in a turn
 VARIABLES = {variable for environment in SETTINGS.values() for variable in environment}
 
 

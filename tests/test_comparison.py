@@ -354,6 +354,20 @@ def test_every_setting_has_its_turn_and_in_it_every_chapter():
     assert sorted(ran) == sorted(product(portable.SETTINGS, chapters))
 
 
+def test_a_turn_runs_its_own_setting_and_quarter_or_what_is_asked_for(monkeypatch):
+    ran = []
+    monkeypatch.setattr(
+        portable, "run", lambda name, chapters, _: (ran.append((name, chapters)), ("", True))[1]
+    )
+    portable.main(["--turn"])
+    portable.main(["--turn", "--only", "reptile"])
+    portable.main(["default-1"])
+    quarter, asked, every = (len(chapters) for _, chapters in ran)
+    assert asked == 1 < quarter <= every / 4 + 1 < every == len([*portable.ROOT.glob("book/*.ipynb")])
+    assert ran[0][0] == ran[1][0] in portable.SETTINGS
+    assert ran[2][0] == "default-1"
+
+
 def test_a_shaken_network_starts_roundings_away_and_no_other_does():
     start = "import torch; torch.manual_seed(0); print(torch.nn.Linear(1, 1).weight.item().hex())"
     starts = {}
