@@ -175,14 +175,11 @@ def test_on_a_cpu_dense_layers_have_a_rung_in_the_dual_form():
     model = engine.network(config, "mlp", cpu)
     ladder = engine.rungs(config, "mlp", model, cpu)
     assert [*ladder] == ["loop", "vmap", "on device", "compiled", "dual", "bf16", "seeds"]
-    model, tasks = (
-        model.double(),
-        tree_map(
-            lambda t: t.double() if t.is_floating_point() else t, omniglot.noise(PAPER["paper-mlp-5w1s"], cpu)
-        ),
-    )
-    theirs = ladder["vmap"].gradient(initial_params(model), tasks)
-    ours = engine.in_dual_form(config, model)(initial_params(model), tasks)
+
+    params, tasks = initial_params(model.double()), omniglot.noise(PAPER["paper-mlp-5w1s"], cpu)
+    tasks = tree_map(lambda t: t.double() if t.is_floating_point() else t, tasks)
+    theirs = ladder["vmap"].gradient(params, tasks)
+    ours = engine.dual_gradient(config, model)(params, tasks)
     torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-9)
 
 

@@ -140,7 +140,7 @@ def loss_of(config: Config, model: nn.Module) -> TaskLoss:
     return partial(query_loss, model, adapt)
 
 
-def in_dual_form(config: Config, model: nn.Module) -> Gradient:
+def dual_gradient(config: Config, model: nn.Module) -> Gradient:
     """The meta-gradient of a fully connected network, to whose loss the stack of tasks is one."""
     loss = partial(dual.query_loss, model, inner_lr=config.inner_lr, inner_steps=config.inner_steps)
     return lambda params, tasks: meta_gradient(loss, params, tree_map(lambda t: t[None], tasks))
@@ -174,7 +174,7 @@ def rungs(config: Config, name: str, model: nn.Module, device: torch.device) -> 
         if name in config.compiled:
             found["compiled"] = Rung(compiled(products))
             if name == "mlp":
-                found["dual"] = Rung(compiled(in_dual_form(config, model)))
+                found["dual"] = Rung(compiled(dual_gradient(config, model)))
         found["bf16"] = Rung(short)
         found["seeds"] = Rung(vmap(together), n_seeds=config.n_seeds)
     return found
