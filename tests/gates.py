@@ -23,8 +23,11 @@ from sphinx_external_toc.parsing import parse_toc_data
 
 from mamlkit.page.checks import NO_ANSWER
 from mamlkit.page.drawn import NARROW as TWIN
+from mamlkit.page.widgets.figure import FRONT, source
 
 ROOT = Path(__file__).resolve().parent.parent
+
+SLOT = 'class="maml-slot"'
 
 LONGEST_CELL = 30  # lines
 EXERCISES = (3, 5)  # per chapter
@@ -114,6 +117,7 @@ def _outputs(cell: NotebookNode, listed: bool) -> Iterator[str]:
     raised, announced = any(o.output_type == "error" for o in cell.outputs), "raises-exception" in tags(cell)
     compared = "nbval-ignore-output" not in tags(cell)
     timed = TIMERS.search(cell.source) and DURATION.search(text)
+    outdated = any(_is_outdated(html) for html in _interactive(cell))
     told = re.search(r"^\s*#\s*(NBVAL|PYTEST_VALIDATE)_", cell.source, re.M)
     warned = any(output.get("name") == "stderr" for output in cell.outputs)
     rules = {
@@ -124,6 +128,7 @@ def _outputs(cell: NotebookNode, listed: bool) -> Iterator[str]:
         "prints a time; tag it nbval-ignore-output and list it among the allowed": not (timed and compared),
         "is tagged nbval-ignore-output but not listed in allowed_ignored_outputs.txt": listed or compared,
         "speaks to nbval in a comment; use a tag": not told,
+        "stores an interactive figure with another front end than the kit's; refresh the chapter": not outdated,
     }
     yield from _broken(rules)
     for pattern, what in UNSTABLE.items():
@@ -140,6 +145,22 @@ def _texts(cell: NotebookNode) -> Iterator[str]:
         for mime, value in {"text/plain": printed, **output.get("data", {})}.items():
             if mime.startswith("text/") and not (mime == "text/html" and "<script" in value):
                 yield value
+
+
+def _interactive(cell: NotebookNode) -> Iterator[str]:
+    pages = (output.get("data", {}).get("text/html", "") for output in cell.outputs)
+    return (page for page in pages if SLOT in page)
+
+
+def _is_outdated(figure: str) -> bool:
+    """Whether anything but whole files of the front end stands where they go: running the chapter says so minutes later."""
+    places = r"<style>\n(.*)</style>.*\"use strict\";\n(.*)for \(const slot of"
+    if not (match := re.search(places, figure, re.S)):
+        return True
+    style, script = match.groups()
+    for part in FRONT.glob("*.js"):
+        script = script.replace(source(part.name), "")
+    return bool(script) or style != source("figure.css")
 
 
 def _figure(cell: NotebookNode) -> Iterator[str]:

@@ -12,6 +12,8 @@ import pytest
 import refresh
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from mamlkit.page.widgets import two_tasks
+
 UNANSWERED, REFUSED = "… ex-tiny-1: not yet (no answer so far)", "… ex-tiny-1: not yet (too small)"
 EXERCISE = f"""
 %% markdown
@@ -242,6 +244,29 @@ def test_a_listed_reason_allows_one_ignored_output_and_a_figure_has_its_name_alo
     assert "fig-wave" in gates.book_problems({"tiny.ipynb": chapter, "two.ipynb": chapter}, allowed)[0]
     with pytest.raises(ValueError, match="not of the form"):
         gates.allow_list("tiny.ipynb | a line without a reason\n")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("aim.reached(", "aim.wanted("),
+        ("function handle(", "function grip("),
+        (".maml-figure {", ".maml-picture {"),
+        ('"use strict";', ""),
+    ],
+)
+def test_an_interactive_figure_whose_front_end_has_gone_on_since_is_found_without_running_it(change):
+    figure = two_tasks([[-2, 0], [2, 1]], [[[1, 0], [0, 4]], [[3, 0], [0, 1]]], inner_lr=0.1).html
+    of = "--> stdout 2", "--> text/html {}"
+
+    sound, old = (
+        gates.problems(notebook(CHAPTER, of[0], of[1].replace("{}", page)), "tiny.ipynb", allowed={})
+        for page in (figure, figure.replace(*change))
+    )
+
+    assert figure != figure.replace(*change)
+    assert not sound
+    assert ["another front end" in problem for problem in old] == [True]
 
 
 def test_a_page_that_is_neither_markdown_nor_there_counts_as_a_notebook():
