@@ -114,6 +114,7 @@ RUNS = {
     "half-conv-5w1s": Config(channels=32, seeds=(0,)),
     "half-conv-20w1s": Config(**TWENTY_WAY, channels=32, meta_steps=2_000, validate_every=100, seeds=(0,)),
     "laptop-conv-5w1s": LAPTOP,
+    "laptop-wide-5w1s": replace(LAPTOP, channels=64),
     "laptop-mlp-5w1s": replace(LAPTOP, network="mlp"),
     "laptop-alphabets-5w1s": replace(LAPTOP, **HARDER),
     "laptop-first-order-5w1s": replace(LAPTOP, first_order=True),
