@@ -323,6 +323,9 @@ def _checks(notebook: NotebookNode) -> Iterator[str]:
     verdicts = [i for i, line in _lines(notebook) if re.match("✓ |… ex-", line)]
     for i, tree in trees.items():
         nodes, calls = list(ast.walk(tree)), _calls(tree)
+        for line in nodes:
+            if isinstance(line, ast.Expr) and line is not tree.body[-1] and _called(line.value) == "table":
+                yield f"cell {i} makes a table that nobody sees; make it the cell's last line"
         for call in calls:
             if len(call.args) != 2 or any(isinstance(a, ast.Starred) for a in call.args):
                 yield f"cell {i}: {call.func.id} wants two arguments by position, so that the second can be read here"
@@ -342,6 +345,10 @@ def _checks(notebook: NotebookNode) -> Iterator[str]:
         helpers = any(isinstance(node, ast.Name) and node.id in claiming for node in nodes)
         if printed < once or (printed > once and not repeated and not helpers):
             yield f"cell {i} prints {printed} verdicts, but claims and exercises are called {once} times"
+
+
+def _called(node: ast.expr) -> str:
+    return getattr(getattr(node, "func", None), "id", "")
 
 
 def _calls(tree: ast.AST) -> list[Any]:

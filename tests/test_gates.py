@@ -148,6 +148,8 @@ DEFECTS = [
     ("stdout 2", r"text/html C:\records [00:01<00:02, 3.4it/s]", "a machine's path", "a progress bar"),
     (*TIMED, "prints a time"),
     ("print(2)", "x = 1\n" * 30 + "# NBVAL_SKIP", "31 lines", "in a comment"),
+    ("print(2)", 'table([], columns="a")\nprint(2)', "a table that nobody sees"),
+    ("print(2)", 'for _ in "ab":\n    table([], columns="a")', "a table that nobody sees"),
     (FIGURE, '{"image": {}, "figure": {"name": "Wave"}}', "image.alt", "figure.caption", "figure.name"),
     (f"--> image/png {TWINS}\n", "", "draws no picture"),
     (TWINS, "iVBORw0KGgo=", "without its narrow twin"),
@@ -209,6 +211,7 @@ DEFECTS = [
     ("maml.adapt", "mmal.adapt", "no module 'mmal'"),
     ("maml.adapt", "maml.adopt", "no 'adopt'"),
     # and what is no defect
+    ("print(2)", 'table([], columns="a")'),
     ("total == 4", "total > 1e6"),
     ("total == 4", "total == 1623"),
     ("claim(", "%time pass\nfor total in totals:\n    claim("),
