@@ -11,6 +11,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import sphinxcontrib.bibtex.plugin
@@ -73,6 +74,14 @@ def keep_constants(app, what, name, obj, options, lines) -> None:
         said = app.__dict__.setdefault("house_constants", {}).setdefault(name, list(lines))
         CHANGED["keep_constants"] += lines != said
         lines[:] = said
+
+
+def set_formulas(app, what, name, obj, options, lines) -> None:
+    """Formulas and code stand indented in the kit's docstrings, line by line; reST would run them together as a quotation."""
+    spoken = [i for i, line in enumerate(lines) if line.strip()]
+    for before, i in reversed(list(pairwise(spoken))):
+        if lines[i].startswith("    ") and i > before + 1 and not lines[before].startswith("    "):
+            lines[i:i] = ["::", ""]
 
 
 def drop_field_numbers(app, what, name, obj, options, lines) -> None:
@@ -198,6 +207,7 @@ def setup(app) -> dict[str, bool]:
     app.add_directive("stored-figure", StoredFigure)
     app.connect("config-inited", published_at)
     app.connect("autodoc-process-docstring", keep_constants, priority=400)
+    app.connect("autodoc-process-docstring", set_formulas, priority=400)
     app.connect("autodoc-process-docstring", keep_constants, priority=600)
     app.connect("autodoc-process-docstring", drop_field_numbers, priority=700)
     app.connect("doctree-read", group_chinese)

@@ -194,7 +194,7 @@ def task_grid(
     """A figure of one image task: a column per class, the support drawings above, the query drawings below.
 
     With predictions each query is framed: solid and ✓ where right; dashed, ✗ and the class it was taken for
-        where wrong.
+    where wrong.
 
     Args:
         support: images `(n, 1, h, w)` or `(n, h, w)` and integer labels `(n,)`; a `Batch` fits.
