@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
+import unicodedata
 from functools import partial
 
 import numpy as np
@@ -29,6 +30,7 @@ def visit(open_page):
         page.evaluate("async () => { await window.MathJax?.startup?.promise }")
         undrawn = page.locator("mjx-merror, [data-mjx-error], .math:not(:has(mjx-container))")
         assert undrawn.all_text_contents() == []
+        assert not page.locator(".maml-small", has_text="Goal reached").count(), "before the reader moves"
         return page
 
     return visit
@@ -89,6 +91,10 @@ def test_the_printed_book_has_every_solution(browser):
     text = "".join(sheet.extract_text() for sheet in pdf.printed(page, "objective").pages)
     assert text.count("Solution to Exercise") == page.locator(".solution").count() > 2
     assert text.count("Hint") == page.locator("details.sd-dropdown summary", has_text="Hint").count() > 2
+    text = " ".join(unicodedata.normalize("NFKC", text).split())  # no letters that are two
+    opened = page.locator(".claims li, .check details > p").all_inner_texts()
+    assert len(opened) > 9
+    assert [words for words in opened if not words or words[:25] not in text] == []
     page.close()
 
 
