@@ -1,7 +1,8 @@
 """The whole book as one PDF, `_build/book.pdf`, from the built pages: each printed by Chromium, then joined.
 
 Before the chapters stand a title and the contents; every page has its number; a link to another page of the book leads
-there inside the file, and the bookmarks are the table of contents. Hints and solutions print open, where they stand.
+there inside the file, and the bookmarks are the table of contents. Hints, solutions, answers and what was
+checked print open, where they stand.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def printed(page: Page, name: str) -> PdfReader:
         "document.querySelectorAll('img[loading=lazy]').forEach((image) => { image.loading = 'eager'; })"
     )
     page.evaluate("document.documentElement.dataset.theme = 'light'")
-    page.evaluate("document.querySelectorAll('.sd-dropdown').forEach((hint) => { hint.open = true; })")
+    page.evaluate(
+        "document.querySelectorAll('.sd-dropdown, .check > details, .claims').forEach((folded) => { folded.open = true; })"
+    )
     page.evaluate(
         "document.querySelectorAll('.solution').forEach((one) => { one.classList.remove('toggle-hidden'); })"
     )
