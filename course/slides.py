@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import ceil
 from pathlib import Path
 
@@ -57,6 +57,13 @@ HEIGHT = 15  # of a slide below heading and lead, in lines of code
 ROW = re.compile(r"<tr.*?</tr>", re.S)
 UNDER = {"figure": 0, "widget": 0, "box": 0, "claims": 7}  # claims under a thing; 3 if not said
 SHORT = 60  # characters of a sentence
+LONGEST_LEAD = 340  # characters
+# how a sentence begins that says nothing without the one before it
+LEANS = re.compile(
+    r"(?:That|This|These|Those|Them|It|Its|They|Their|Both|Neither|Either|Such|Beside|So|Then|But|And|Or|Hence|Otherwise|More:"
+    r"|Again|Here (?:it|they|too)|If (?:that|so|not)|(?:Before|After) that|(?:One|Two|Three|Four|Five|Eight) of (?:them|these)"
+    r"|The (?:other|others|third|second|first|last|next|same|latter|former|rest|two|three|judge))\b(?! case)"
+)
 FITS = 950  # characters of prose on a slide
 CLAIM = "✓ "
 CITED = re.compile(r"\(\d+\.\d+\)")
@@ -232,7 +239,7 @@ def told(book: Book, chapter: Chapter, thing: Thing, before: list[Thing], after:
     first, last = slides[0], slides[-1]
     lead = next((t.text for t in reversed(before) if t.kind == "text" and t.section == thing.section), "")
     if thing.kind not in ("figure", "widget"):
-        first.cells[:0] = [text_cell(book.plain(sentence), "lead") for sentence in last_sentence(lead)]
+        first.cells[:0] = [text_cell(book.plain(sentence), "lead") for sentence in leading(lead)]
     tail = (
         after[0].text if after and after[0].kind == "text" and thing.kind in ("equation", "formula") else ""
     )
@@ -278,11 +285,15 @@ def row_height(row: str) -> float:
     return 0.6 + 1.2 * lines
 
 
-def last_sentence(text: str) -> list[str]:
-    """A paragraph's last sentence, which stands on a line of its own, with the one before where it is short."""
-    lines = [line for line in text.split("\n") if not line.startswith("(")]
-    last = "\n".join(lines[-2:] if len(lines[-1:]) and len(lines[-1]) < SHORT else lines[-1:])
-    return [last] if last and not last[0].islower() else []
+def leading(text: str) -> list[str]:
+    """A paragraph's last sentence, which stands on a line of its own, with those before it that it needs; or nothing."""
+    lines = [line for line in text.split("\n") if not line.startswith("(")] or [""]
+    start = len(lines) - 1 - (len(lines) > 1 and len(lines[-1]) < SHORT)
+    while start and LEANS.match(lines[start]):
+        start -= 1
+    leads = ["\n".join(lines[start:]), lines[-1]]
+    stand = (w for w in leads if w and not w[0].islower() and not LEANS.match(w) and len(w) <= LONGEST_LEAD)
+    return list(islice(stand, 1))
 
 
 def pages(book: Book, thing: Thing) -> list[list[NotebookNode]]:
