@@ -112,7 +112,7 @@ RUNS = {
     "first-order-conv-20w1s": Config(**TWENTY_WAY, first_order=True),
     "bf16-conv-5w1s": Config(precision="bf16"),
     "half-conv-5w1s": Config(channels=32, seeds=(0,)),
-    "half-conv-20w1s": Config(**TWENTY_WAY, channels=32, meta_steps=2_000, validate_every=100, seeds=(0,)),
+    "half-conv-20w1s": Config(**TWENTY_WAY, channels=32, meta_steps=1_000, validate_every=100, seeds=(0,)),
     "laptop-conv-5w1s": LAPTOP,
     "laptop-wide-5w1s": replace(LAPTOP, channels=64),
     "laptop-mlp-5w1s": replace(LAPTOP, network="mlp"),
