@@ -113,6 +113,17 @@ def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):
     assert opens == sources[1280]
 
 
+@pytest.mark.parametrize("name", ["book/objective", "book/averaging-is-not-maml", "book/bug-clinic"])
+def test_on_a_phone_what_a_figure_says_stays_in_sight_beside_its_plot(visit, name):
+    page = visit(name, width=390, height=844)
+    page.locator(".maml-figure").first.evaluate("(figure) => figure.scrollIntoView()")
+    plot, said = (page.locator(f".maml-{part}").first.bounding_box() for part in ("plane", "finding"))
+
+    assert plot["y"] >= 0
+    assert plot["y"] + plot["height"] <= said["y"]
+    assert said["y"] + said["height"] <= 844
+
+
 def test_in_the_dark_no_figure_is_a_white_slab(visit):
     page = visit("book/inner-loop", color_scheme="dark")
     image = page.locator(".cell_output figure img").first
