@@ -214,6 +214,14 @@ def test_every_reference_carries_an_identifier_and_is_cited():
     assert len(entries) > 20
     assert not [key for key, entry in entries.items() if not {"doi", "eprint", "url"} & {*entry.fields}]
     assert {*entries} ^ cited == set()
+    people = [
+        [" ".join(one.last_names) for one in entry.persons.get("author", [])] for entry in entries.values()
+    ]
+    shown = [
+        (who if len(who) < 3 else who[0], entry.fields["year"])
+        for who, entry in zip(people, entries.values())
+    ]
+    assert [name for name in shown if name[0] and shown.count(name) > 1] == [], "cite as 2020a and 2020b"
 
 
 @pytest.mark.parametrize("page", ["README.md", "book/index.md"])
