@@ -142,8 +142,8 @@ def main() -> int:
     turned, above, heading = lead_inside(writer, starts), "", None
     for part, name, title in found:
         if part != above:
-            above, heading = part, writer.add_outline_item(part, page_number=starts[name] - 1)
-        writer.add_outline_item(title, page_number=starts[name] - 1, parent=heading)
+            above, heading = part, writer.add_outline_item(title=part, page_number=starts[name] - 1)
+        writer.add_outline_item(title=title, page_number=starts[name] - 1, parent=heading)
     writer.add_metadata({"/Title": "The MAML Book"})
     writer.compress_identical_objects()
     place = ROOT / "_build" / "book.pdf"
