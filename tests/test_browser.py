@@ -50,6 +50,11 @@ def test_a_page_fits_a_phone(visit, name):
     )
     assert wide == []
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    cut = page.locator("article span.math").evaluate_all(
+        """(formulas) => formulas.filter((node) => node.scrollWidth > node.clientWidth + 1
+          && getComputedStyle(node).overflowX === "hidden").map((node) => node.textContent)"""
+    )
+    assert cut == []
 
 
 def test_what_goes_on_beyond_an_edge_fades_there_until_one_has_scrolled_to_its_end(visit):
