@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html import escape
 from importlib.util import find_spec
-from itertools import islice, pairwise
+from itertools import pairwise
 from math import ceil
 from pathlib import Path
 
@@ -60,9 +60,9 @@ SHORT = 60  # characters of a sentence
 LONGEST_LEAD = 340  # characters
 # how a sentence begins that says nothing without the one before it
 LEANS = re.compile(
-    r"(?:That|This|These|Those|Them|It|Its|They|Their|Both|Neither|Either|Such|Beside|So|Then|But|And|Or|Hence|Otherwise|More:"
+    r"(?:That|This|These|Those|Them|It|Its|They|Their|Both|Neither|Either|Such|Beside|So|Then|But|And|Or|Hence|Otherwise"
     r"|Again|Here (?:it|they|too)|If (?:that|so|not)|(?:Before|After) that|(?:One|Two|Three|Four|Five|Eight) of (?:them|these)"
-    r"|The (?:other|others|third|second|first|last|next|same|latter|former|rest|two|three|judge))\b(?! case)"
+    r"|The (?:other|others|third|second|first|last|next|same|latter|former|rest|two|three))\b"
 )
 FITS = 950  # characters of prose on a slide
 CLAIM = "✓ "
@@ -291,9 +291,9 @@ def leading(text: str) -> list[str]:
     start = len(lines) - 1 - (len(lines) > 1 and len(lines[-1]) < SHORT)
     while start and LEANS.match(lines[start]):
         start -= 1
-    leads = ["\n".join(lines[start:]), lines[-1]]
-    stand = (w for w in leads if w and not w[0].islower() and not LEANS.match(w) and len(w) <= LONGEST_LEAD)
-    return list(islice(stand, 1))
+    leads = "\n".join(lines[start:]), lines[-1]
+    stand = (lead for lead in leads if lead and not lead[0].islower() and not LEANS.match(lead))
+    return [lead for lead in stand if len(lead) <= LONGEST_LEAD][:1]
 
 
 def pages(book: Book, thing: Thing) -> list[list[NotebookNode]]:

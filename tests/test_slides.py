@@ -62,6 +62,27 @@ def test_notes_and_slides_together_hold_the_prose_of_a_chapter():
     assert all(BOOK.plain(text).strip("$\n") in told or "eq-" in text for text in prose if "$$" not in text)
 
 
+LONG = "A sentence of the book that is long enough to stand by itself on a slide, with a comma."
+
+
+@pytest.mark.parametrize(
+    ("paragraph", "lead"),
+    [
+        (f"Before.\n{LONG}", [LONG]),
+        (f"{LONG}\nIt is small.", [f"{LONG}\nIt is small."]),
+        (f"{LONG}\nSo {LONG}\nThen {LONG}", [f"{LONG}\nSo {LONG}\nThen {LONG}"]),
+        (f"Its {LONG}", []),
+        (f"That {LONG}\nShort, and needs no other.", ["Short, and needs no other."]),
+        (f"{LONG}\n" + f"So {LONG}\n" * 4 + f"Now {LONG}", [f"Now {LONG}"]),
+        (f"{LONG}\n" + f"So {LONG}\n" * 4 + f"But {LONG}", []),
+        ("where it ends,", []),
+        ("", []),
+    ],
+)
+def test_a_lead_brings_the_sentences_that_it_needs_or_stays_away(paragraph, lead):
+    assert slides.leading(paragraph) == lead
+
+
 def test_a_cell_tagged_slide_is_taken_and_one_tagged_no_slide_never():
     found, room = slides.things(CHAPTERS["first-order"]), 10
     before = {id(thing) for thing in slides.chosen(BOOK, found, room)}
