@@ -195,6 +195,14 @@ def test_the_copy_button_leaves_prompts_out_and_a_branch_that_github_serves_keep
     assert (HTML / ".nojekyll").is_file()
 
 
+def test_formulas_and_code_of_the_reference_keep_their_lines():
+    blocks = [block.text for block in soup(HTML / "book/api.html").select("div.highlight pre")]
+
+    assert found("dl.py blockquote, section > blockquote", [HTML / "book/api.html"]) == []
+    assert any("\n(theta, alpha, s) <- (theta, alpha, s) - beta *" in block for block in blocks)
+    assert any("for epoch in range(100):\n    weights = " in block for block in blocks)
+
+
 def test_every_hook_of_the_house_still_changes_something():
     changed = json.loads((HTML.parent / ".doctrees" / "house.json").read_text())
     hooks = re.findall(r'CHANGED\["(.*?)"\]', (ROOT / "book/_ext/house.py").read_text(encoding="utf-8"))
