@@ -23,11 +23,9 @@ from sphinx_external_toc.parsing import parse_toc_data
 
 from mamlkit.page.checks import NO_ANSWER
 from mamlkit.page.drawn import NARROW as TWIN
-from mamlkit.page.widgets.figure import FRONT, source
+from mamlkit.page.widgets.figure import FRONT, SLOT, source
 
 ROOT = Path(__file__).resolve().parent.parent
-
-SLOT = 'class="maml-slot"'
 
 LONGEST_CELL = 30  # lines
 EXERCISES = (3, 5)  # per chapter

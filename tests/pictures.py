@@ -27,6 +27,7 @@ from PIL import Image, ImageFilter
 from refresh import kernel_environment
 
 from mamlkit.page.drawn import KEYWORD
+from mamlkit.page.widgets.figure import SLOT
 
 MOVED = 0.005  # of the axes, between two places of one point: about two pixels
 RATIO = 0.02  # of a value along a logarithmic axis, where that is less
@@ -176,7 +177,7 @@ def _outputs_agree(item, drawn: list, stored: list) -> bool:
     figure = item.cell.metadata.get("mystnb", {}).get("figure", {}).get("name")
     granted = (_allowed().get((item.path.name, name)) for name in (figure, line))
     allowed = next(filter(None, granted), ORDINARY)
-    figures = [_take(outputs, "text/html", 'class="maml-slot"') for outputs in (stored, drawn)]
+    figures = [_take(outputs, "text/html", SLOT) for outputs in (stored, drawn)]
     pictures = [_take(outputs, "image/png") for outputs in (stored, drawn)]
     found = outputs_difference(stored, drawn, allowed, item.sanitize)
     found = found or _compare(*figures, figure_difference, "interactive figures")

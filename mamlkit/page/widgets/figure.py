@@ -19,6 +19,7 @@ from mamlkit.calls import refuse
 from mamlkit.page.figures import COLOURS, LOOK
 
 FRONT = Path(__file__).parent
+SLOT = 'class="maml-slot"'  # by which a stored page is known to hold a figure
 LABELS = {
     "maml": "MAML",
     "joint": "joint training",
@@ -131,7 +132,7 @@ class Figure(anywidget.AnyWidget):  # type: ignore[misc, unused-ignore]
         script = self.front + source("stand_in.js")
         name = hashlib.sha256((script + state).encode()).hexdigest()[:12]
         return (
-            f'<div class="maml-slot" data-figure="{name}">\n<style>\n{source("figure.css")}</style>\n'
+            f'<div {SLOT} data-figure="{name}">\n<style>\n{source("figure.css")}</style>\n'
             f'<div class="maml-figure"><p>{html.escape(self.alt)}</p></div>\n'
             f'<script type="application/json">{state}</script>\n<script>\n(() => {{\n"use strict";\n{script}'
             f"for (const slot of document.querySelectorAll('[data-figure=\"{name}\"]:not([data-live])')) {{\n"
