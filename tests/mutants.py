@@ -32,8 +32,8 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARE, WORKERS, PATIENCE = 30, 2, 900  # mutants a run, processes side by side, seconds for one mutant
-# what tests the book, its gates, a browser or the race, and not the kit
-BOOK = ("site", "browser", "interactive", "gates", "hygiene", "same_code", "comparison", "guide", "pdf")
+# what tests the book, its gates or the race, and not the kit
+BOOK = ("site", "browser", "gates", "hygiene", "same_code", "comparison", "guide", "pdf")
 COURSE = ("editions", "slides", "assignments")
 OTHERS = (*BOOK, *COURSE, "benchmark", "environment")
 NEAREST = {
@@ -48,7 +48,7 @@ NEAREST = {
     **dict.fromkeys(("omniglot", "sinusoids", "options"), "experiments"),
     **dict.fromkeys(("family", "transfer"), "races"),
 }
-SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled")
+SLOW = ("subprocess", "spawn", "Popen", "torch.compile", "compiled", "show(")  # the last opens a browser
 
 
 class Mutant(NamedTuple):
@@ -82,17 +82,17 @@ class Watch:
     """A pytest plugin: the order of the tests, and the name of the one that failed."""
 
     def __init__(self, file: str, killers: list[str], report: Path):
-        stem = "widgets" if "widgets/" in file else Path(file).stem
-        self.stem, self.killers, self.report = NEAREST.get(stem, stem), killers, report
+        stem = Path(file).stem
+        own = ("widgets", "interactive") if "widgets/" in file else (NEAREST.get(stem, stem),)
+        self.stems, self.killers, self.report = (*own, "own_problem"), killers, report
 
     def pytest_collection_modifyitems(self, items: list) -> None:
         def late(item) -> tuple[bool, int, bool, bool]:
             source = inspect.getsource(item.function) if hasattr(item, "function") else ""
-            nearness = next(
-                (i for i, word in enumerate((self.stem, "own_problem")) if word in item.path.stem), 2
-            )
+            far = len(self.stems)
+            nearness = next((i for i, word in enumerate(self.stems) if word in item.path.stem), far)
             slow = any(word in source for word in SLOW)
-            return slow and nearness == 2, nearness, slow, item.nodeid not in self.killers
+            return slow and nearness == far, nearness, slow, item.nodeid not in self.killers
 
         items.sort(key=late)
 
