@@ -56,6 +56,16 @@ def test_a_page_fits_a_phone(visit, name):
           && getComputedStyle(node).overflowX === "hidden").map((node) => node.textContent)"""
     )
     assert cut == []
+    fallen = page.locator("article span.math").evaluate_all(
+        """(formulas) => formulas.filter((node) => {
+          const mark = document.createRange();
+          if (node.nextSibling?.nodeType !== 3 || !/^[.,:;?!)]/.test(node.nextSibling.data)) return false;
+          mark.setStart(node.nextSibling, 0);
+          mark.setEnd(node.nextSibling, 1);
+          return mark.getBoundingClientRect().left < node.getBoundingClientRect().right - 8;
+        }).map((node) => node.textContent + node.nextSibling.data.slice(0, 20))"""
+    )
+    assert fallen == [], "a mark begins a line"
 
 
 def test_what_goes_on_beyond_an_edge_fades_there_until_one_has_scrolled_to_its_end(visit):

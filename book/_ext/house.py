@@ -29,6 +29,9 @@ CHINESE = re.compile(
     r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff](?:[\u3000-\u303f\uff00-\uff65]*[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])*",
     re.DOTALL,
 )
+FORMULA = re.compile(
+    r'(\(?)(<span class="math notranslate nohighlight">[^<]*</span>)((?:-th|’s)?[.,:;?!)]*)', re.DOTALL
+)
 CHARACTER = re.compile(r"[\u3400-\u9fff]")
 CHANGED: Counter[str] = Counter()
 
@@ -148,6 +151,15 @@ def mark_chinese(app, pagename, templatename, context, doctree) -> None:
         )
 
 
+def keep_marks(app, pagename, templatename, context, doctree) -> None:
+    """A browser may break a line beside a drawn formula, and begin the next with a comma: the mark stays at its formula."""
+    if "body" in context:
+        context["body"] = FORMULA.sub(
+            lambda run: f'<span class="with-mark">{run[0]}</span>' if run[1] or run[3] else run[0],
+            context["body"],
+        )
+
+
 def group_chinese(app, doctree) -> None:
     """In the index the Chinese terms stand under one heading, not each under its first character."""
     for node in doctree.findall(addnodes.index):
@@ -216,6 +228,7 @@ def setup(app) -> dict[str, bool]:
     app.connect("html-page-context", mend_markup, priority=900)
     app.connect("html-page-context", drop_kernel_scripts, priority=900)
     app.connect("html-page-context", mark_chinese, priority=900)
+    app.connect("html-page-context", keep_marks, priority=900)
     app.connect("html-page-context", drag_the_hero)
     app.connect("build-finished", keep_count)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
