@@ -32,7 +32,7 @@ from plain import GLUED, ROOT, Book, Chapter
 from pygments.formatters import HtmlFormatter
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-from cells import NARROW, OURS, chunks
+from cells import NARROW, OURS, chunks, is_stacked, with_sides
 
 DECK = Path(__file__).resolve().parent / "deck"
 LEAST, MOST = 12, 20  # slides
@@ -67,6 +67,8 @@ LEANS = re.compile(
 FITS = 950  # characters of prose on a slide
 CLAIM = "✓ "
 CITED = re.compile(r"\(\d+\.\d+\)")
+# a formula in a line with the bracket before or the mark behind it, between which a browser may break the line
+MARKED = re.compile(r"(\(?)(?<![$\\])\$(?![$\s])[^$\n]+\$(?!\$)((?:-th|’s)?[.,:;?!)]*)")
 
 
 @dataclass
@@ -103,8 +105,13 @@ class Slide:
 
 
 def text_cell(source: str, *tags: str, slide: str = "-", data: dict[str, str] | None = None) -> NotebookNode:
-    return new_markdown_cell(
-        source, metadata={"tags": list(tags), "slideshow": {"slide_type": slide, "data": data or {}}}
+    slideshow = {"slide_type": slide, "data": data or {}}
+    return new_markdown_cell(together(source), metadata={"tags": list(tags), "slideshow": slideshow})
+
+
+def together(text: str) -> str:
+    return MARKED.sub(
+        lambda run: f'<span class="with-mark">{run[0]}</span>' if run[1] or run[2] else run[0], text
     )
 
 
@@ -358,13 +365,16 @@ def shown(book: Book, thing: Thing) -> NotebookNode:
     )
     cell.metadata |= {"tags": [thing.kind], "slideshow": {"slide_type": "-"}}
     if figure := cell.metadata.get("mystnb", {}).get("figure"):
-        figure["caption"] = f"**{book.numbers[figure['name']]}** {book.plain(figure['caption'])}"
+        figure["caption"] = f"**{book.numbers[figure['name']]}** {together(book.plain(figure['caption']))}"
     cell.outputs = [o for o in cell.outputs if "data" in o and GLUED not in o.data]
     text = "\n".join(line for line in printed(thing.cell) if not line.startswith(CLAIM)).strip()
     cell.outputs += [new_output("stream", text=text)] if text and thing.kind != "figure" else []
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
-            output.data["image/png"], output.metadata["narrow"] = parted_twins(output.data["image/png"])
+            wide, narrow = parted_twins(output.data["image/png"])
+            if figure and is_stacked(narrow, wide):
+                figure["caption"] = with_sides(figure["caption"])
+            output.data["image/png"], output.metadata["narrow"] = map(ascii_of, (wide, narrow))
     drawn = thing.kind in ("figure", "widget") or "hide-input" in thing.tags or "table(" in cell.source
     if cell.outputs and (drawn or height(cell) > HEIGHT + 5):
         cell.metadata["transient"] = {"remove_source": True}
@@ -375,12 +385,16 @@ def printed(cell: NotebookNode) -> list[str]:
     return "".join(o.text for o in cell.outputs if o.output_type == "stream").split("\n")
 
 
-def parted_twins(png: str) -> tuple[str, str]:
+def ascii_of(png: bytes) -> str:
+    return base64.b64encode(png).decode()
+
+
+def parted_twins(png: str) -> tuple[bytes, bytes]:
     """A stored picture without what it carries for tests and phones, and its narrow twin."""
     data = base64.b64decode(png)
     kept = data[:8] + b"".join(whole for kind, _, whole in chunks(data) if kind not in OURS)
     twin = next((inside for kind, inside, _ in chunks(data) if kind == NARROW), kept)
-    return base64.b64encode(kept).decode(), base64.b64encode(twin).decode()
+    return kept, twin
 
 
 def opening(book: Book, chapter: Chapter) -> list[Slide]:

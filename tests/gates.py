@@ -176,6 +176,8 @@ def _figure(cell: NotebookNode) -> Iterator[str]:
                 yield f"draws a picture, but mystnb.{key} is {text!r}; say in a sentence what is seen"
         if re.search(r"\b(black|white)\b", figure.get("caption", ""), re.I):
             yield "has a caption that speaks of black or white, which trade places in the dark; name the shape"
+        if re.search(r"[;,.] (?:left|right)\b|\bon the (?:left|right)\b(?! of)", figure.get("caption", "")):
+            yield "names a side in mid-sentence; begin with Left or Right, or write (left): a phone stacks panels"
         if not re.fullmatch(r"fig-[a-z0-9-]+", name):
             yield f"draws a picture, but mystnb.figure.name is {name!r}; name it fig-..."
         if "hide-input" not in tags(cell):

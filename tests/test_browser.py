@@ -129,6 +129,14 @@ def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):
     assert opens == sources[1280]
 
 
+@pytest.mark.parametrize(("width", "sides"), [(390, ["Top", "Bottom"]), (1280, ["Left", "Right"])])
+def test_a_caption_tells_panels_apart_as_they_stand(visit, width, sides):
+    page = visit("book/objective", width=width, height=844)
+    said = page.locator("#fig-objective-same-data figcaption").inner_text()
+
+    assert [word for word in ("Left", "Right", "Top", "Bottom") if f"{word}:" in said] == sides
+
+
 @pytest.mark.parametrize("name", ["book/objective", "book/averaging-is-not-maml", "book/bug-clinic"])
 def test_on_a_phone_what_a_figure_says_stays_in_sight_beside_its_plot(visit, name):
     page = visit(name, width=390, height=844)

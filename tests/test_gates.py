@@ -152,6 +152,7 @@ DEFECTS = [
     ("print(2)", 'for _ in "ab":\n    table([], columns="a")', "a table that nobody sees"),
     (FIGURE, '{"image": {}, "figure": {"name": "Wave"}}', "image.alt", "figure.caption", "figure.name"),
     ("A period of the sine.", "The black line is a period of the sine.", "trade places in the dark"),
+    ("A period of the sine.", "A sine; left, one period of it.", "a phone stacks panels"),
     (f"--> image/png {TWINS}\n", "", "draws no picture"),
     (TWINS, "iVBORw0KGgo=", "without its narrow twin"),
     ('"tags": ["hide-input"], "mystnb"', '"mystnb"', "tag the cell hide-input"),

@@ -21,6 +21,11 @@ CLAIM = "✓ "
 SOLVED = re.compile(r"✓ ex-[\w-]+: solved")
 WAITING = re.compile(r"… ex-[\w-]+: not yet \((.*)\)")
 PICTURE = re.compile(r'<img [^>]*?src="([^"]*_images/([^"/]+)\.png)"[^>]*>')
+CAPTION = re.compile(
+    r'(?<=<picture class="stacked">)((?:(?!<figure\b).)*?)(<figcaption>.*?</figcaption>)', re.DOTALL
+)
+SIDE = re.compile(r"\b(?:Left|Right)\b|(?<=\()(?:left|right)\b")
+STACKED = {"Left": "Top", "Right": "Bottom", "left": "top", "right": "bottom"}
 OURS = (NARROW, b"zTXt")  # chunks of a stored picture: its narrow twin, its words
 
 
@@ -113,7 +118,7 @@ def chunks(png: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def offer_narrow(app, pagename, templatename, context, doctree) -> None:
-    """A phone gets the picture that was drawn for it."""
+    """A phone gets the picture that was drawn for it, and where its panels stand below one another the caption says so."""
     if "body" not in context or "_images/" not in context["body"]:
         return
     sources = {Path(name).stem: Path(app.srcdir, source) for source, name in app.builder.images.items()}
@@ -127,9 +132,28 @@ def offer_narrow(app, pagename, templatename, context, doctree) -> None:
         folder.mkdir(exist_ok=True)
         (folder / f"{image[2]}-narrow.png").write_bytes(twins[0])
         narrow = image[1].replace(".png", "-narrow.png")
-        return f'<picture><source media="(max-width: 600px)" srcset="{narrow}">{image[0]}</picture>'
+        stacked = ' class="stacked"' if is_stacked(twins[0], source.read_bytes()) else ""
+        return f'<picture{stacked}><source media="(max-width: 600px)" srcset="{narrow}">{image[0]}</picture>'
 
-    context["body"] = PICTURE.sub(both, context["body"])
+    context["body"] = CAPTION.sub(
+        lambda figure: figure[1] + with_sides(figure[2]), PICTURE.sub(both, context["body"])
+    )
+
+
+def is_stacked(narrow: bytes, wide: bytes) -> bool:
+    """Whether a picture's narrow twin has its panels below one another: then it is much higher for its width."""
+    (across, down), (wide_across, wide_down) = (struct.unpack(">II", png[16:24]) for png in (narrow, wide))
+    return down * wide_across > 2 * wide_down * across
+
+
+def with_sides(caption: str) -> str:
+    """A caption that speaks of left and right where panels stand side by side, of top and bottom where they are stacked."""
+    return SIDE.sub(
+        lambda side: (
+            f'<span class="if-wide">{side[0]}</span><span class="if-narrow">{STACKED[side[0]]}</span>'
+        ),
+        caption,
+    )
 
 
 def lighten(app, exception) -> None:
