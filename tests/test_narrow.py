@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from PIL import Image
 
@@ -67,6 +69,47 @@ def test_a_legend_stands_below_its_axes_and_covers_nothing():
     draw_for_a_phone(figure)
 
     assert right.get_legend().get_window_extent().y1 <= right.get_window_extent().y0
+
+
+def test_points_with_error_bars_keep_their_points_in_the_legend():
+    figure, ax = plt.subplots()
+    ax.errorbar([0, 1], [0, 1], yerr=1, fmt="o", label="points")
+    ax.plot([0, 1], [1, 0], label="a line")
+    ax.legend()
+    draw_for_a_phone(figure)
+
+    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"points", "a line"}
+    assert "o" in {line.get_marker() for line in ax.get_legend().findobj(Line2D)}
+
+
+@pytest.mark.parametrize("y", [0.53, 0.47])
+def test_a_label_that_wraps_stays_on_its_side_of_a_line(y):
+    figure, ax = plt.subplots()
+    ax.plot([0, 1], [0.5, 0.5])
+    ax.set_ylim(0, 1)
+    figures.label_line(ax, "a name too long for one line", look="maml", x=0.2, y=y)
+    draw_for_a_phone(figure)
+
+    (label,) = ax.texts
+    box, line = Text.get_window_extent(label).padded(-2), ax.transData.transform((0, 0.5))[1]
+    assert "\n" in label.get_text()
+    assert box.y0 > line if y > 0.5 else box.y1 < line
+
+
+@pytest.mark.parametrize("kind", ["text", "annotation"])
+def test_labels_that_would_lie_on_one_another_part(kind):
+    figure, ax = plt.subplots()
+    for x in (0.1, 0.3, 0.5):
+        name = f"the label at {x}"
+        if kind == "text":
+            ax.text(x, 0.5, name)
+        else:
+            ax.annotate(name, (x, 0.5), (3, 4), textcoords="offset points")
+    draw_for_a_phone(figure)
+
+    boxes = [Text.get_window_extent(text).padded(-2) for text in ax.texts]
+    assert not any(a.overlaps(b) for a, b in combinations(boxes, 2))
+    assert all(figure.bbox.contains(*corner) for box in boxes for corner in box.corners())
 
 
 @pytest.mark.parametrize("at", [(0, 0), (1, 0), (0, 1), (1, 1)])

@@ -15,11 +15,13 @@ from typing import Any
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.legend import Legend
 from matplotlib.text import Annotation, Text
 from matplotlib.ticker import FixedLocator
+from matplotlib.transforms import Bbox
 from PIL import Image
 
 __all__ = ["lay_out", "narrow_picture"]
@@ -71,9 +73,14 @@ def lay_out(figure: Figure) -> None:
         tall = max([tall, *(0.17 * _name_lines(ax) + 0.7 for ax in panels)])
     for text in figure.findobj(Text):
         text.set_fontsize(max(SMALLEST, min(float(text.get_fontsize()), 10.5)))
-    for text in (text for ax in figure.axes for text in ax.texts):
+    labels = [text for ax in figure.axes for text in ax.texts]
+    for text in labels:
         text.set_text(wrapped(text.get_text(), 18))
         text.set_in_layout(len(text.get_text()) < 9)  # a long label may not push its axes together
+        if (
+            text.get_verticalalignment() == "baseline"
+        ):  # of the first line: the others would fall on what it names
+            text.set_verticalalignment("bottom")
     lines = sum(
         _one_column(figure, legend, tall) for ax in figure.axes if (legend := ax.get_legend()) is not None
     )
@@ -93,8 +100,9 @@ def lay_out(figure: Figure) -> None:
     figure.set_layout_engine("none")
     for ax in panels:
         _begin_left(ax, across)
-    for text in (text for ax in figure.axes for text in ax.texts):
+    for text in labels:
         _keep_inside(text, figure)
+    _part([text for text in labels if text.get_visible() and text.get_text().strip()], figure)
 
 
 def _names(ax: Axes) -> list[str]:
@@ -109,8 +117,17 @@ def _name_lines(ax: Axes) -> int:
 
 def _one_column(figure: Figure, legend: Legend, tall: float) -> int:
     """Set a legend's entries one below the other, below its axes or the figure; how many lines they take."""
-    labels = [wrapped(text.get_text(), 38) for text in legend.get_texts()]
-    handles = [handle for handle in legend.legend_handles if handle is not None]
+    drawn = [
+        (handle, text.get_text())
+        for handle, text in zip(legend.legend_handles, legend.get_texts(), strict=True)
+        if handle is not None
+    ]
+    # what a legend drew of points with error bars is the bars alone
+    whole = {name: one for ax in figure.axes for one, name in zip(*ax.get_legend_handles_labels())}
+    handles: list[Any] = [
+        one if isinstance(one := whole.get(name), ErrorbarContainer) else handle for handle, name in drawn
+    ]
+    labels = [wrapped(name, 38) for _, name in drawn]
     title, ax = legend.get_title().get_text(), getattr(legend, "axes", None)
     legend.remove()
     more: dict[str, Any] = {
@@ -165,15 +182,56 @@ def _keep_inside(text: Text, figure: Figure) -> None:
     box, edge = text.get_window_extent(), figure.bbox.padded(-4)
     right = min(edge.x1 - box.x1, 0) or max(edge.x0 - box.x0, 0)
     up = min(edge.y1 - box.y1, 0) or max(edge.y0 - box.y0, 0)
-    if not (right or up) or not text.get_text().strip():
-        return
+    if (right or up) and text.get_text().strip():
+        _move(text, right, up)
+
+
+def _move(text: Text, right: float, up: float) -> None:
+    """Move a label by so many pixels."""
     if isinstance(text, Annotation) and text.anncoords == "offset points":
-        points = 72 / figure.dpi
+        points = 72 / text.get_figure(root=True).dpi  # type: ignore[union-attr]
         text.xyann = (text.xyann[0] + right * points, text.xyann[1] + up * points)
     elif not isinstance(text, Annotation):
         to_screen = text.get_transform()
         x, y = to_screen.transform(text.get_unitless_position())
         text.set_position(tuple(to_screen.inverted().transform((x + right, y + up))))
+
+
+def _part(labels: list[Text], figure: Figure) -> None:
+    """Move a label that lies on one before it, or on a line, off it: the shortest way that is free, if one is near."""
+    taken: list[Bbox] = []
+    for text in labels:
+        box = _box(text)
+        under = [other for other in taken if other.overlaps(box)]
+        ways = [(0.0, share * box.height) for share in (0.0, 0.3, -0.3, 0.6, -0.6, 0.9, -0.9)]
+        ways += [(0.0, o.y1 - box.y0 + 1) for o in under] + [(0.0, o.y0 - box.y1 - 1) for o in under]
+        ways += [(o.x1 - box.x0 + 1, 0.0) for o in under] + [(o.x0 - box.x1 - 1, 0.0) for o in under]
+        free = [
+            (_is_crossed(text, there), max(map(abs, way)), way)
+            for way, there in ((way, box.translated(*way)) for way in ways)
+            if not any(other.overlaps(there) for other in taken)
+            and all(figure.bbox.contains(*corner) for corner in there.corners())
+        ]
+        if free and (best := min(free)[-1]) != (0.0, 0.0):
+            _move(text, *best)
+        taken.append(_box(text))
+
+
+def _is_crossed(text: Text, box: Bbox) -> bool:
+    """Whether a line of the label's axes goes through `box`; a label in a frame of its own may stand on one."""
+    lines = [] if text.axes is None or text.get_bbox_patch() else text.axes.get_lines()
+    return any(
+        line.get_transform().transform_path(line.get_path()).intersects_bbox(box, filled=False)
+        for line in lines
+        if line.get_visible() and line.get_linestyle() not in ("None", "none", "")
+    )
+
+
+def _box(text: Text) -> Bbox:
+    """Where a label's words are, without its arrow and without the air around them."""
+    text.get_window_extent()  # brings an annotation to its place
+    box = Text.get_window_extent(text).padded(-1.5)
+    return Bbox.from_extents(box.x0, box.y0, box.x1, box.y1)
 
 
 def _stack(figure: Figure, specs: dict[Axes, SubplotSpec], across: int) -> None:
