@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = ["Table", "table"]
 
 NUMERIC = re.compile(r"[-+−±<>≈~]?\s?\d[\d.,\s±×%e+−-]*\s?\w{0,4}|[–✓✗·]?")
+CODE = re.compile("`([^`]+)`")
 
 
 class Table:
@@ -49,7 +50,8 @@ class Table:
 def _cell(tag: str, kind: str, text: str, number: bool) -> str:
     scope = "" if tag == "td" else ' scope="col"' if kind == "th" else ' scope="row"'
     side = "right" if number else "left"
-    return f'<{tag}{scope} style="text-align: {side}">{html.escape(text)}</{tag}>'
+    shown = CODE.sub(r"<code>\1</code>", html.escape(text))
+    return f'<{tag}{scope} style="text-align: {side}">{shown}</{tag}>'
 
 
 def table(rows: Iterable[Sequence[object]], *, columns: Sequence[str]) -> Table:
@@ -57,7 +59,7 @@ def table(rows: Iterable[Sequence[object]], *, columns: Sequence[str]) -> Table:
 
     Args:
         rows: each as long as `columns`; its first cell names it. A cell is text, an integer, a bool (a tick or a
-            dot) or anything that says itself in words, such as `mean_ci95`.
+            dot) or anything that says itself in words, such as `mean_ci95`; `code` in backticks is set as code.
         columns: the heads; the first may be empty.
 
     Raises:
