@@ -32,7 +32,7 @@ from plain import GLUED, ROOT, Book, Chapter
 from pygments.formatters import HtmlFormatter
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-from cells import NARROW, OURS, chunks, is_stacked, with_sides
+from cells import NARROW, OURS, chunks, is_stacked, size, with_sides
 
 DECK = Path(__file__).resolve().parent / "deck"
 LEAST, MOST = 12, 20  # slides
@@ -372,7 +372,7 @@ def shown(book: Book, thing: Thing) -> NotebookNode:
     for output in cell.outputs:
         if "image/png" in output.get("data", {}):
             wide, narrow = parted_twins(output.data["image/png"])
-            if figure and is_stacked(narrow, wide):
+            if figure and is_stacked(size(narrow), size(wide)):
                 figure["caption"] = with_sides(figure["caption"])
             output.data["image/png"], output.metadata["narrow"] = map(ascii_of, (wide, narrow))
     drawn = thing.kind in ("figure", "widget") or "hide-input" in thing.tags or "table(" in cell.source

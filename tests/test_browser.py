@@ -104,7 +104,9 @@ def test_the_printed_book_has_every_solution(browser):
     import pdf
 
     page = browser.new_page(offline=True)
-    text = "".join(sheet.extract_text() for sheet in pdf.printed(page, "objective").pages)
+    sheets = pdf.printed(page, "objective").pages
+    text = "".join(sheet.extract_text() for sheet in sheets)
+    assert sum(len(sheet.images) for sheet in sheets) == page.locator(".cell_output figure img").count() > 2
     assert text.count("Solution to Exercise") == page.locator(".solution").count() > 2
     assert text.count("Hint") == page.locator("details.sd-dropdown summary", has_text="Hint").count() > 2
     text = " ".join(unicodedata.normalize("NFKC", text).split())  # no letters that are two
@@ -127,6 +129,22 @@ def test_a_phone_gets_the_narrow_figure_and_a_tap_opens_the_wide_one(visit):
 
     assert sources[390] == sources[1280].replace(".png", "-narrow.png")
     assert opens == sources[1280]
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_picture_is_fetched_when_it_is_nearly_in_sight_and_its_place_is_kept(visit, width):
+    page = visit("book/sinusoids", width=width, height=844)
+    image = page.locator(".cell_output figure img").last
+    place = image.bounding_box()
+    assert image.evaluate("(image) => image.naturalWidth") == 0
+
+    image.scroll_into_view_if_needed()
+    page.wait_for_function(
+        "[...document.querySelectorAll('.cell_output figure img')].at(-1).naturalWidth > 0"
+    )
+
+    found = image.bounding_box()
+    assert (found["width"], found["height"]) == pytest.approx((place["width"], place["height"]), abs=1)
 
 
 @pytest.mark.parametrize(("width", "sides"), [(390, ["Top", "Bottom"]), (1280, ["Left", "Right"])])

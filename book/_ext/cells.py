@@ -118,7 +118,10 @@ def chunks(png: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
 
 
 def offer_narrow(app, pagename, templatename, context, doctree) -> None:
-    """A phone gets the picture that was drawn for it, and where its panels stand below one another the caption says so."""
+    """A phone gets the picture that was drawn for it, and where its panels stand below one another the caption says so.
+
+    A picture is fetched when it is nearly in sight; its size keeps the place that it will take.
+    """
     if "body" not in context or "_images/" not in context["body"]:
         return
     sources = {Path(name).stem: Path(app.srcdir, source) for source, name in app.builder.images.items()}
@@ -132,18 +135,25 @@ def offer_narrow(app, pagename, templatename, context, doctree) -> None:
         folder.mkdir(exist_ok=True)
         (folder / f"{image[2]}-narrow.png").write_bytes(twins[0])
         narrow = image[1].replace(".png", "-narrow.png")
-        stacked = ' class="stacked"' if is_stacked(twins[0], source.read_bytes()) else ""
-        return f'<picture{stacked}><source media="(max-width: 600px)" srcset="{narrow}">{image[0]}</picture>'
+        small, large = (size(png) for png in (twins[0], source.read_bytes()))
+        stacked = ' class="stacked"' if is_stacked(small, large) else ""
+        there = f'media="(max-width: 600px)" srcset="{narrow}" width="{small[0]}" height="{small[1]}"'
+        later = image[0].replace("<img", f'<img loading="lazy" width="{large[0]}" height="{large[1]}"')
+        return f"<picture{stacked}><source {there}>{later}</picture>"
 
     context["body"] = CAPTION.sub(
         lambda figure: figure[1] + with_sides(figure[2]), PICTURE.sub(both, context["body"])
     )
 
 
-def is_stacked(narrow: bytes, wide: bytes) -> bool:
+def size(png: bytes) -> tuple[int, int]:
+    """Width and height, in pixels."""
+    return struct.unpack(">II", png[16:24])
+
+
+def is_stacked(narrow: tuple[int, int], wide: tuple[int, int]) -> bool:
     """Whether a picture's narrow twin has its panels below one another: then it is much higher for its width."""
-    (across, down), (wide_across, wide_down) = (struct.unpack(">II", png[16:24]) for png in (narrow, wide))
-    return down * wide_across > 2 * wide_down * across
+    return narrow[1] * wide[0] > 2 * wide[1] * narrow[0]
 
 
 def with_sides(caption: str) -> str:
