@@ -198,16 +198,17 @@ def _move(text: Text, right: float, up: float) -> None:
 
 
 def _part(labels: list[Text], figure: Figure) -> None:
-    """Move a label that lies on one before it, or on a line, off it: the shortest way that is free, if one is near."""
+    """Move a label that lies on one before it off it, the shortest way that is free; one on a line by at most its height."""
     taken: list[Bbox] = []
     for text in labels:
         box = _box(text)
         under = [other for other in taken if other.overlaps(box)]
-        ways = [(0.0, share * box.height) for share in (0.0, 0.3, -0.3, 0.6, -0.6, 0.9, -0.9)]
+        line = box.height / (text.get_text().count("\n") + 1)
+        ways = [(0.0, share * line) for share in (0.0, 0.5, -0.5, 0.9, -0.9)]
         ways += [(0.0, o.y1 - box.y0 + 1) for o in under] + [(0.0, o.y0 - box.y1 - 1) for o in under]
         ways += [(o.x1 - box.x0 + 1, 0.0) for o in under] + [(o.x0 - box.x1 - 1, 0.0) for o in under]
         free = [
-            (_is_crossed(text, there), max(map(abs, way)), way)
+            (max(map(abs, way)) + line * _is_crossed(text, there), way)
             for way, there in ((way, box.translated(*way)) for way in ways)
             if not any(other.overlaps(there) for other in taken)
             and all(figure.bbox.contains(*corner) for corner in there.corners())
@@ -228,10 +229,10 @@ def _is_crossed(text: Text, box: Bbox) -> bool:
 
 
 def _box(text: Text) -> Bbox:
-    """Where a label's words are, without its arrow and without the air around them."""
+    """Where a label's words are, without its arrow: some air beside them, less than a font has above and below."""
     text.get_window_extent()  # brings an annotation to its place
-    box = Text.get_window_extent(text).padded(-1.5)
-    return Bbox.from_extents(box.x0, box.y0, box.x1, box.y1)
+    box = Text.get_window_extent(text)
+    return Bbox.from_extents(box.x0 - 4, box.y0 + 1.5, box.x1 + 4, box.y1 - 1.5)
 
 
 def _stack(figure: Figure, specs: dict[Axes, SubplotSpec], across: int) -> None:
