@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,13 +96,26 @@ def test_a_label_that_wraps_stays_on_its_side_of_a_line(y):
     assert box.y0 > line if y > 0.5 else box.y1 < line
 
 
-@pytest.mark.parametrize("kind", ["text", "annotation"])
+def test_names_below_an_axis_wrap_before_they_touch():
+    figure, ax = plt.subplots()
+    names = ["50 × 10", "100 × 100", "1000 × 100", "1000 × 1000", "nothing"]
+    ax.bar(range(5), 1)
+    ax.set_xticks(range(5), names)
+    draw_for_a_phone(figure)
+
+    boxes = [text.get_window_extent() for text in ax.get_xticklabels()]
+    assert all(a.x1 < b.x0 for a, b in pairwise(boxes))
+
+
+@pytest.mark.parametrize("kind", ["text", "annotation", "annotation in data"])
 def test_labels_that_would_lie_on_one_another_part(kind):
     figure, ax = plt.subplots()
     for x in (0.1, 0.3, 0.5):
         name = f"the label at {x}"
         if kind == "text":
             ax.text(x, 0.5, name)
+        elif kind == "annotation in data":
+            ax.annotate(name, (x, 0.5))
         else:
             ax.annotate(name, (x, 0.5), (3, 4), textcoords="offset points")
     draw_for_a_phone(figure)

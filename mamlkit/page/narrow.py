@@ -30,6 +30,7 @@ WIDTH = 3.8  # inches, of which a phone shows 342 pixels
 DPI = 180
 MANY = 6  # panels; more stand in two columns
 EM = 0.1  # inches: a letter of a title
+LETTER = 0.08  # inches: a letter of a tick's name
 SMALLEST = 8.0  # points: 10 pixels on that phone
 
 
@@ -81,6 +82,12 @@ def lay_out(figure: Figure) -> None:
             text.get_verticalalignment() == "baseline"
         ):  # of the first line: the others would fall on what it names
             text.set_verticalalignment("bottom")
+    for ax in panels:
+        if isinstance(ax.xaxis.get_major_locator(), FixedLocator):
+            below = [text.get_text() for text in ax.get_xticklabels()]
+            room = int(0.8 * WIDTH / across / max(len(below), 1) / LETTER)
+            if any(len(name) > room and " " in name for name in below):
+                ax.set_xticks(ax.get_xticks(), [wrapped(name, room) for name in below])
     lines = sum(
         _one_column(figure, legend, tall) for ax in figure.axes if (legend := ax.get_legend()) is not None
     )
@@ -139,7 +146,9 @@ def _one_column(figure: Figure, legend: Legend, tall: float) -> int:
     if ax is None:
         figure.legend(handles, labels, loc="outside lower left", **more)
     else:
-        under = 0.35 + 0.17 * (wrapped(ax.get_xlabel(), 40).count("\n") + bool(ax.get_xlabel()))
+        more_lines = max((text.get_text().count("\n") for text in ax.get_xticklabels()), default=0)
+        more_lines += wrapped(ax.get_xlabel(), 40).count("\n") + bool(ax.get_xlabel())
+        under = 0.35 + 0.17 * more_lines
         place = (0, -under / max(tall - 0.6, 1.0))
         ax.legend(handles, labels, loc="upper left", bbox_to_anchor=place, borderaxespad=0, **more)
     return 1 + bool(title) + sum(label.count("\n") + 1 for label in labels)
@@ -187,31 +196,36 @@ def _keep_inside(text: Text, figure: Figure) -> None:
 
 
 def _move(text: Text, right: float, up: float) -> None:
-    """Move a label by so many pixels."""
-    if isinstance(text, Annotation) and text.anncoords == "offset points":
-        points = 72 / text.get_figure(root=True).dpi  # type: ignore[union-attr]
-        text.xyann = (text.xyann[0] + right * points, text.xyann[1] + up * points)
-    elif not isinstance(text, Annotation):
-        to_screen = text.get_transform()
-        x, y = to_screen.transform(text.get_unitless_position())
-        text.set_position(tuple(to_screen.inverted().transform((x + right, y + up))))
+    """Move a label by so many pixels, if it stands where points or data say."""
+    to_screen = text.get_transform()
+    if isinstance(text, Annotation):
+        if text.anncoords == "offset points":
+            points = 72 / text.get_figure(root=True).dpi  # type: ignore[union-attr]
+            text.xyann = (text.xyann[0] + right * points, text.xyann[1] + up * points)
+        if text.anncoords != "data" or text.axes is None:
+            return
+        to_screen = text.axes.transData
+    x, y = to_screen.transform(text.get_unitless_position())
+    text.set_position(tuple(to_screen.inverted().transform((x + right, y + up))))
 
 
 def _part(labels: list[Text], figure: Figure) -> None:
-    """Move a label that lies on one before it off it, the shortest way that is free; one on a line by at most its height."""
+    """Move a label that lies on one before it off it, the shortest free way; one on a line by little more than its height."""
     taken: list[Bbox] = []
     for text in labels:
         box = _box(text)
         under = [other for other in taken if other.overlaps(box)]
         line = box.height / (text.get_text().count("\n") + 1)
-        ways = [(0.0, share * line) for share in (0.0, 0.5, -0.5, 0.9, -0.9)]
+        ways = [(0.0, share * line) for share in (0.0, 0.5, -0.5, 1.0, -1.0, 1.4, -1.4)]
         ways += [(0.0, o.y1 - box.y0 + 1) for o in under] + [(0.0, o.y0 - box.y1 - 1) for o in under]
         ways += [(o.x1 - box.x0 + 1, 0.0) for o in under] + [(o.x0 - box.x1 - 1, 0.0) for o in under]
+        own = text.axes.bbox if text.axes is not None else figure.bbox
+        within = own if all(own.contains(*corner) for corner in box.corners()) else figure.bbox
         free = [
-            (max(map(abs, way)) + line * _is_crossed(text, there), way)
+            (max(map(abs, way)) + 1.5 * line * _is_crossed(text, there), way)
             for way, there in ((way, box.translated(*way)) for way in ways)
             if not any(other.overlaps(there) for other in taken)
-            and all(figure.bbox.contains(*corner) for corner in there.corners())
+            and all(within.contains(*corner) for corner in there.corners())
         ]
         if free and (best := min(free)[-1]) != (0.0, 0.0):
             _move(text, *best)
