@@ -49,7 +49,7 @@ def conjugate_gradient(matvec: Callable[[Params], Params], b: Params, *, steps: 
     """About the `x` with `matvec(x) = b`, after `steps` iterations from zero, each of which costs one `matvec`.
 
     `matvec` multiplies by a symmetric positive definite matrix that nobody has to form; for any other the answer means
-    nothing, and where a direction has no curvature it is infinite. In exact arithmetic as many steps as the matrix has
+    nothing, and where a direction has no curvature it is not finite. In exact arithmetic as many steps as the matrix has
     different eigenvalues end at the solution, and k steps leave at most 2 ((sqrt(c) - 1) / (sqrt(c) + 1))^k of the error in
     the matrix's norm, where c is the condition number. Hestenes & Stiefel (1952). Derived in chapter `implicit-maml`.
 

@@ -31,12 +31,18 @@ def mean_ci95(values: Tensor | Sequence[float]) -> MeanCI:
     over seeds.
 
     Raises:
-        ValueError: fewer than 2 values, or one that is not finite.
+        ValueError: fewer than 2 values, more than one axis, or a value that is not finite.
 
     >>> print(mean_ci95(torch.tensor([1.0, 2.0, 3.0])))  # t = 4.303 at 2 degrees of freedom
     2.000 ± 2.484
     """
-    values = torch.as_tensor(values, dtype=torch.float64).flatten()
+    values = torch.as_tensor(values, dtype=torch.float64)
+    if values.dim() > 1:
+        raise ValueError(
+            f"values has shape {tuple(values.shape)}, but an interval is over one kind of unit, (n,); take the mean over the "
+            f"other axes first: of (seeds, tasks) values.mean(1) leaves the seeds, values.mean(0) the tasks"
+        )
+    values = values.flatten()
     n = len(values)
     if n < 2:
         raise ValueError(f"an interval needs at least 2 values, got {n}")

@@ -196,7 +196,7 @@ def check_finite(loss: Tensor, gradients: Params) -> None:
     """Nothing, if the meta-loss and its gradient are finite.
 
     Raises:
-        FloatingPointError: they are not; the message has the tensors' names and the usual causes.
+        FloatingPointError: they are not; the message has the usual causes, and where the loss is finite the tensors' names.
     """
     bad = [name for name, g in gradients.items() if not bool(g.isfinite().all())]
     if bad and bool(loss.isfinite()):
@@ -207,7 +207,8 @@ def check_finite(loss: Tensor, gradients: Params) -> None:
         )
     if bad or not bool(loss.isfinite()):
         raise FloatingPointError(
-            f"the meta-loss is {loss.item()}, not finite; params are unchanged: lower inner_lr or the meta-optimiser's rate"
+            f"the meta-loss is {loss.item()}, not finite; params are unchanged: lower inner_lr or the meta-optimiser's "
+            f"rate, or look for a NaN in the tasks themselves"
         )
 
 

@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -90,12 +91,27 @@ def mlp(sizes: Sequence[int], *, batch_norm: bool = False) -> Network:
 
 
 class PatchConv2d(nn.Conv2d):
-    """The same numbers as `nn.Conv2d`, as one matrix product of all 3x3 patches with the kernels.
+    """The same numbers as a plain `nn.Conv2d` without bias, as one matrix product of all patches with the kernels.
 
     Made for the first layer, whose images have few channels: there it is several times faster on a CPU than a convolution, and
     leaves its result with the channels last in memory, which later layers like best. Under `vmap` over kernels it is a batched
     matrix product, where a convolution becomes a slow grouped one.
+
+    Raises:
+        ValueError: a bias, groups, dilation, or padding other than as many zeros on every side.
     """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        sides = {*self.padding}
+        plain = self.bias is None and self.groups == 1 and {*self.dilation} == {1}
+        if not (
+            plain and self.padding_mode == "zeros" and len(sides) == 1 and isinstance(self.padding, tuple)
+        ):
+            raise ValueError(
+                f"{self} is not what PatchConv2d computes, which has neither bias, groups nor dilation and pads with as many "
+                f"zeros on every side; pass bias=False, or take nn.Conv2d"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         kernel, stride, padding = self.kernel_size, self.stride, int(self.padding[0])

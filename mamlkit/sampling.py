@@ -81,7 +81,8 @@ def class_tasks(
     section 4.
 
     Raises:
-        ValueError: more classes or items asked for than there are, a count below 1, or a generator on another device.
+        ValueError: more classes or items asked for than there are, a count below 1, tensors that do not share classes, items
+            and device, or a generator on another device.
     """
     leaves = tree_leaves(items)
     if not all(isinstance(t, Tensor) and t.dim() >= 2 and t.numel() for t in leaves) or not leaves:
@@ -89,6 +90,9 @@ def class_tasks(
         raise ValueError(
             f"items has {shapes}, but needs tensors with the axes (classes, per_class, ...), none empty"
         )
+    if len({(*t.shape[:2], t.device) for t in leaves}) > 1:
+        shapes = [f"{tuple(t.shape)} on {t.device}" for t in leaves]
+        raise ValueError(f"items has {shapes}, but all must have the same classes and items, on one device")
     classes, per_class = leaves[0].shape[:2]
     if n_way > classes:
         raise ValueError(f"n_way={n_way} but this split has {classes} classes; draw from a larger split")

@@ -135,8 +135,8 @@ def n_tasks(tasks: Task | list[Task]) -> int:
 
     Raises:
         TypeError: no `Task` of two batches of tensors.
-        ValueError: the tensors do not share a leading axis, the stack or a support or query set in it is empty, or inputs and
-            targets differ in number or device.
+        ValueError: the tensors do not share a leading axis, the stack or a support or query set in it is empty, inputs and
+            targets differ in number or device, or all are single numbers in columns `(n, 1)`, as those of one task are.
     """
     if isinstance(tasks, list):
         check_counts(**{"len(tasks)": len(tasks)})
@@ -144,12 +144,25 @@ def n_tasks(tasks: Task | list[Task]) -> int:
             _check_task(f"tasks[{i}]", task, axes=1)
         return len(tasks)
     _check_task("tasks", tasks, axes=2)
+    _refuse_one_task(tasks)
     support, query = (tree_leaves(batch)[0] for batch in tasks)
     if len(support) != len(query) or support.device != query.device:
         raise ValueError(
             f"support has {len(support)} tasks on {support.device} but query {len(query)} on {query.device}; draw both together"
         )
     return len(support)
+
+
+def _refuse_one_task(tasks: Task) -> None:
+    """One task of single inputs and outputs has the axes of a stack, whose tasks would be its examples."""
+    parts = [t for batch in tasks if isinstance(batch, Batch) for t in batch]
+    if len(parts) == 4 and all(
+        isinstance(t, Tensor) and t.is_floating_point() and t.dim() == 2 and t.shape[1] == 1 for t in parts
+    ):
+        raise ValueError(
+            f"support x {tuple(parts[0].shape)} and y {tuple(parts[1].shape)} are one task and no stack; make a stack of one, "
+            f"tree_map(lambda t: t[None], task), or give each task's single number an axis of its own, x[..., None]"
+        )
 
 
 def _check_task(name: str, task: object, *, axes: int) -> None:

@@ -3,7 +3,8 @@
 `meta_train` repeats what `mamlkit.meta.meta_step` does once, on one device or, in a script that `torchrun` starts and that calls
 `torch.distributed.init_process_group`, on many, whose number changes the result by rounding only. Everything that decides the
 result, the parameters, the optimiser's state, the generator's state and the step, is in the checkpoint, so a run that was cut off
-ends with the bits of one that was not.
+ends with the bits of one that was not, if nothing but that generator and torch's own is drawn from: a task loss with noise takes
+it, too.
 Derived in chapters `outer-loop` and `sinusoids`; at full scale in `gpu-few-shot` and `scaling`.
 """
 
@@ -129,7 +130,8 @@ def meta_train(
             soon as it is over for one, in the same step for all. When it is over from the start, one step is made.
         config: what the run is, in values that JSON knows. A checkpoint made with another `config`, with another optimiser's
             settings or with other settings in `task_loss` (those in a `partial` or a closure) is refused; but `first_order` and
-            `step_weights` may change where steps are left, first order first say (Antoniou et al. 2019).
+            `step_weights` may change where steps are left, first order first say (Antoniou et al. 2019). The seed of
+            `generator` is compared too; `params` and `sample_tasks` are not: put into `config` what tells them apart.
         progress: show a bar; the environment variable TQDM_DISABLE=1 silences it too.
 
     Raises:
@@ -148,7 +150,11 @@ def meta_train(
     run = _at_the_start(params, meta_optimizer, generator, shape, scheduled=schedule is not None)
     path, looks_every = None if checkpoint is None else Path(checkpoint), validate_every if validate else None
     recipe = checkpoints.settings(
-        config, run.optimizer, looks_every, task_loss, {"clip": clip, "schedule": schedule}
+        config,
+        run.optimizer,
+        looks_every,
+        task_loss,
+        {"clip": clip, "schedule": schedule, "generator.initial_seed": generator.initial_seed()},
     )
     if path is not None:
         checkpoints.resume(run, path, recipe, looks_every)
@@ -551,7 +557,7 @@ def _not_finite(run: Run, since: int) -> dict[int, tuple[str, str]]:
         found[seed] = (
             what,
             f"A rate is too high, inner_lr or the meta-optimiser's{before}, or a derivative does not exist, of a root, norm or "
-            f"standard deviation at 0; not finite by now: {', '.join(names) or 'nothing else'}",
+            f"standard deviation at 0, or a task holds a NaN; not finite by now: {', '.join(names) or 'nothing else'}",
         )
     return found
 

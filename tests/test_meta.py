@@ -235,3 +235,16 @@ def test_the_nearest_neighbours_of_unequal_tasks_come_as_a_list() -> None:
     one = Task(Batch(x[:1], torch.tensor([1])), Batch(x, torch.tensor([1, 1, 0])))
 
     assert nearest_neighbour([three, one]).tolist() == pytest.approx([1 / 2, 2 / 3])
+
+
+@pytest.mark.parametrize("act", ["evaluate", "meta_gradient"])
+def test_one_task_of_single_numbers_is_no_stack_of_its_examples(act: str) -> None:
+    model = nn.Linear(1, 1)
+    params = initial_params(model)
+    task = Task(Batch(torch.rand(6, 1), torch.rand(6, 1)), Batch(torch.rand(6, 1), torch.rand(6, 1)))
+    adapt = partial(maml.adapt, model, inner_lr=0.1, inner_steps=1)
+    loss = partial(query_loss, model, adapt)
+    call = partial(evaluate, model, adapt) if act == "evaluate" else partial(meta_gradient, loss)
+
+    with pytest.raises(ValueError, match=r"\(6, 1\) are one task and no stack; make a stack of one"):
+        call(params, task)

@@ -101,6 +101,22 @@ def test_a_convolution_of_patches_is_a_convolution(stride: int, padding: int) ->
     assert all(torch.allclose(a, b, atol=1e-10) for a, b in zip(*slopes, strict=True))
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"bias": True},
+        {"groups": 3},
+        {"dilation": 2},
+        {"padding": (1, 0)},
+        {"padding": "same"},
+        {"padding_mode": "circular"},
+    ],
+)
+def test_patches_refuse_what_they_do_not_compute(more: dict) -> None:
+    with pytest.raises(ValueError, match=r"neither bias, groups nor dilation.*take nn\.Conv2d"):
+        PatchConv2d(3, 6, 3, **{"bias": False, "padding": 1} | more)
+
+
 @pytest.mark.parametrize("first_order", [True, False])
 def test_in_bfloat16_the_meta_gradient_keeps_its_direction(first_order: bool) -> None:
     torch.manual_seed(0)
@@ -157,6 +173,13 @@ def labelled_images(classes: int = 9, per_class: int = 6) -> torch.Tensor:
     # Each drawing holds its class and its own number, so that a test can read them back.
     code = torch.stack(torch.meshgrid(torch.arange(classes), torch.arange(per_class), indexing="ij"), -1)
     return code.float()[:, :, None, None, :]  # (classes, per_class, 1, 1, 2)
+
+
+@pytest.mark.parametrize("mask", [torch.ones(6, 7), torch.ones(5, 3)])
+def test_class_tasks_refuse_tensors_of_other_classes_or_items(mask: torch.Tensor) -> None:
+    items = {"ids": torch.ones(5, 4, 3), "mask": mask}
+    with pytest.raises(ValueError, match="must have the same classes and items"):
+        class_tasks(items, 2, n_way=2, k_shot=1, k_query=1, generator=torch.Generator())
 
 
 def test_class_tasks_label_classes_and_never_share_a_drawing() -> None:

@@ -281,6 +281,7 @@ def test_dropout_is_resumed_to_the_bit(tmp_path: Path) -> None:
             r"other settings, optimizer\.0\.lr 0\.01, here 0\.5",
         ),
         ({"validate_every": 2}, "other settings, validate_every 1, here 2"),
+        ({"generator": torch.Generator().manual_seed(5)}, r"generator\.initial_seed 0, here 5"),
         ({"dtype": torch.float32}, "another network"),
         ({"params": initial_params(mlp([1, 9, 1]).double())}, "another network"),
         ({"steps": 1}, "2 steps on, but meta_steps=1"),
@@ -302,7 +303,8 @@ def test_dropout_is_resumed_to_the_bit(tmp_path: Path) -> None:
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused_and_left_alone(tmp_path: Path, other, message) -> None:
-    file, generator = tmp_path / "run.pt", torch.Generator().manual_seed(5)
+    file, generator = tmp_path / "run.pt", torch.Generator().manual_seed(0)
+    torch.rand(1, generator=generator)
     settings = {"steps": 3, "checkpoint": file, "validate": lambda params: 0.5, "validate_every": 1}
     train(**settings | {"steps": 2})
     if callable(other):

@@ -142,7 +142,8 @@ def adapt_with_codes(
         loss: what the steps lower, `(model.head, its params, Batch(features, y)) -> scalar`: features are computed once.
         first_order: take the inner gradients as constants.
         generator: where noise comes from, for the code once and for the head at each decoding; without it everything is at
-            its mean, as at meta-test. Under `vmap` each task has noise of its own.
+            its mean, as at meta-test. Under `vmap` each task has noise of its own. For `meta_train` give its own generator,
+            whose state is in the checkpoint.
 
     Raises:
         ValueError: steps below 0, an empty support set, targets that are no labels, `params` that lack a matrix, or a model

@@ -22,10 +22,11 @@ def setup(*, seed: int, device: str = "cpu", threads: int = 2, kit: str | None =
     """Make the notebook's results repeatable and print one line: the kit's version, torch's version, the
     device.
 
-    Seeds Python, NumPy and torch (the kit itself draws only from the generators it is given), fixes the
-    number of CPU threads, sets print options of four decimals, draws figures in the page whatever MPLBACKEND
-    says, activates the house style and makes stored pictures say what they show (`mamlkit.page.drawn`). Returns
-    nothing, so that the cell stores one line. What is and what is not bit-equal is on the page
+    Seeds Python, NumPy and torch (tasks and noise of the kit come from the generators it is given, fresh
+    weights from torch's), fixes the number of CPU threads, sets print options of four decimals, draws
+    figures in the page whatever MPLBACKEND says, activates the house style and makes stored pictures say what
+    they show (`mamlkit.page.drawn`). Returns nothing, so that the cell stores one line. What is and what is
+    not bit-equal is on the page
     `reproducibility`.
 
     Args:

@@ -38,7 +38,7 @@ class Provenance:
     """Where numbers come from: enough to run them again, nothing about the person or the machine's folders."""
 
     commit: str  #: the 40 hex digits of the git commit, or "unknown" outside a repository
-    clean: bool  #: whether the script and the kit were exactly as committed
+    clean: bool  #: whether the scripts of its folder and the kit were exactly as committed
     script: str  #: as a path inside the repository
     script_sha256: str
     kit: str
@@ -338,7 +338,7 @@ def _other_settings(path: Path, experiment: str, here: dict[str, Any]) -> str:
 
 
 def _git(script: Path) -> tuple[str, bool, str]:
-    """The commit, whether the script and the kit are as committed, and the script's name in the repository."""
+    """The commit, whether the scripts of the folder and the kit are as committed, and the script's name in the repository."""
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(script.parent), *arguments]
@@ -348,7 +348,10 @@ def _git(script: Path) -> tuple[str, bool, str]:
         root = Path(git("rev-parse", "--show-toplevel")).resolve()
         commit = git("rev-parse", "HEAD")
         kit = Path(mamlkit.__file__).resolve().parent
-        code = [script] + ([kit] if kit.is_relative_to(root) else [])
+        code = [
+            ":(glob)*.py",
+            *([kit] if kit.is_relative_to(root) else []),
+        ]  # what the script may import, too
         clean = not git("status", "--porcelain", "--", *map(str, code))
         return commit, clean, script.relative_to(root).as_posix()
     except (OSError, subprocess.SubprocessError):
