@@ -32,7 +32,7 @@ from plain import GLUED, ROOT, Book, Chapter
 from pygments.formatters import HtmlFormatter
 
 sys.path.append(str(ROOT / "book" / "_ext"))
-from cells import NARROW, OURS, chunks, is_stacked, size, with_sides
+from cells import NARROW, OURS, chunks, is_stacked, size, with_marks, with_sides
 
 DECK = Path(__file__).resolve().parent / "deck"
 LEAST, MOST = 12, 20  # slides
@@ -67,8 +67,7 @@ LEANS = re.compile(
 FITS = 950  # characters of prose on a slide
 CLAIM = "✓ "
 CITED = re.compile(r"\(\d+\.\d+\)")
-# a formula in a line with the bracket before or the mark behind it, between which a browser may break the line
-MARKED = re.compile(r"(\(?)(?<![$\\])\$(?![$\s])[^$\n]+\$(?!\$)((?:-th|’s)?[.,:;?!)]*)")
+FORMULA = r"(?<![$\\])\$(?![$\s])[^$\n]+\$(?!\$)"  # in a line
 
 
 @dataclass
@@ -106,12 +105,8 @@ class Slide:
 
 def text_cell(source: str, *tags: str, slide: str = "-", data: dict[str, str] | None = None) -> NotebookNode:
     slideshow = {"slide_type": slide, "data": data or {}}
-    return new_markdown_cell(together(source), metadata={"tags": list(tags), "slideshow": slideshow})
-
-
-def together(text: str) -> str:
-    return MARKED.sub(
-        lambda run: f'<span class="with-mark">{run[0]}</span>' if run[1] or run[2] else run[0], text
+    return new_markdown_cell(
+        with_marks(source, FORMULA), metadata={"tags": list(tags), "slideshow": slideshow}
     )
 
 
@@ -365,7 +360,9 @@ def shown(book: Book, thing: Thing) -> NotebookNode:
     )
     cell.metadata |= {"tags": [thing.kind], "slideshow": {"slide_type": "-"}}
     if figure := cell.metadata.get("mystnb", {}).get("figure"):
-        figure["caption"] = f"**{book.numbers[figure['name']]}** {together(book.plain(figure['caption']))}"
+        figure["caption"] = (
+            f"**{book.numbers[figure['name']]}** {with_marks(book.plain(figure['caption']), FORMULA)}"
+        )
     cell.outputs = [o for o in cell.outputs if "data" in o and GLUED not in o.data]
     text = "\n".join(line for line in printed(thing.cell) if not line.startswith(CLAIM)).strip()
     cell.outputs += [new_output("stream", text=text)] if text and thing.kind != "figure" else []

@@ -26,6 +26,7 @@ CAPTION = re.compile(
 )
 SIDE = re.compile(r"\b(?:Left|Right)\b|(?<=\()(?:left|right)\b")
 STACKED = {"Left": "Top", "Right": "Bottom", "left": "top", "right": "bottom"}
+MARKS = r"((?:-th|’s)?[.,:;?!)]*)"  # what belongs to the formula before it
 OURS = (NARROW, b"zTXt")  # chunks of a stored picture: its narrow twin, its words
 
 
@@ -163,6 +164,15 @@ def with_sides(caption: str) -> str:
             f'<span class="if-wide">{side[0]}</span><span class="if-narrow">{STACKED[side[0]]}</span>'
         ),
         caption,
+    )
+
+
+def with_marks(text: str, formula: str) -> str:
+    """Formulas, which a pattern without groups finds, on one line with the bracket before and the marks behind them."""
+    return re.sub(
+        rf"(\(?){formula}{MARKS}",
+        lambda run: f'<span class="with-mark">{run[0]}</span>' if run[1] or run[2] else run[0],
+        text,
     )
 
 

@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import sphinxcontrib.bibtex.plugin
+from cells import with_marks
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.util.docutils import SphinxDirective
@@ -29,9 +30,7 @@ CHINESE = re.compile(
     r"|[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff](?:[\u3000-\u303f\uff00-\uff65]*[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff])*",
     re.DOTALL,
 )
-FORMULA = re.compile(
-    r'(\(?)(<span class="math notranslate nohighlight">[^<]*</span>)((?:-th|’s)?[.,:;?!)]*)', re.DOTALL
-)
+FORMULA = r'<span class="math notranslate nohighlight">[^<]*</span>'
 CHARACTER = re.compile(r"[\u3400-\u9fff]")
 CHANGED: Counter[str] = Counter()
 
@@ -154,10 +153,7 @@ def mark_chinese(app, pagename, templatename, context, doctree) -> None:
 def keep_marks(app, pagename, templatename, context, doctree) -> None:
     """A browser may break a line beside a drawn formula, and begin the next with a comma: the mark stays at its formula."""
     if "body" in context:
-        context["body"] = FORMULA.sub(
-            lambda run: f'<span class="with-mark">{run[0]}</span>' if run[1] or run[3] else run[0],
-            context["body"],
-        )
+        context["body"] = with_marks(context["body"], FORMULA)
 
 
 def group_chinese(app, doctree) -> None:
