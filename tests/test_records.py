@@ -183,6 +183,11 @@ def test_provenance_names_commit_script_versions_and_time_and_sees_a_changed_scr
     kit.with_name("new.py").touch()
     assert not collect().clean
     kit.with_name("new.py").unlink()
+    neighbour = script.with_name("helper.py")  # which the script may import
+    neighbour.touch()
+    assert not collect().clean
+    neighbour.unlink()
+    assert collect().clean
     script.write_text("x = 2\n")
     assert not collect().clean
     assert collect().script_sha256 == hashlib.sha256(b"x = 2\n").hexdigest() != found.script_sha256

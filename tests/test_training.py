@@ -272,6 +272,21 @@ def test_dropout_is_resumed_to_the_bit(tmp_path: Path) -> None:
     assert same(dropping(8, checkpoint=tmp_path / "run.pt"), whole)
 
 
+def test_noise_from_the_runs_own_generator_is_resumed_to_the_bit(tmp_path: Path) -> None:
+    plain = start()[0]
+
+    def noisy(params, task, *, generator):
+        return plain(params, task) * (1 + torch.rand((), generator=generator, dtype=torch.float64))
+
+    def trained(steps, **more):
+        generator = torch.Generator().manual_seed(0)
+        return train(steps, task_loss=partial(noisy, generator=generator), generator=generator, **more)
+
+    file = tmp_path / "run.pt"
+    trained(3, checkpoint=file)
+    assert same(trained(8, checkpoint=file), trained(8))
+
+
 @pytest.mark.parametrize(
     ("other", "message"),
     [

@@ -348,11 +348,8 @@ def _git(script: Path) -> tuple[str, bool, str]:
         root = Path(git("rev-parse", "--show-toplevel")).resolve()
         commit = git("rev-parse", "HEAD")
         kit = Path(mamlkit.__file__).resolve().parent
-        code = [
-            ":(glob)*.py",
-            *([kit] if kit.is_relative_to(root) else []),
-        ]  # what the script may import, too
-        clean = not git("status", "--porcelain", "--", *map(str, code))
+        code = [":(glob)*.py"] + ([str(kit)] if kit.is_relative_to(root) else [])  # and what it may import
+        clean = not git("status", "--porcelain", "--", *code)
         return commit, clean, script.relative_to(root).as_posix()
     except (OSError, subprocess.SubprocessError):
         return "unknown", False, script.name
